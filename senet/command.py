@@ -1,0 +1,35 @@
+"""What the two commands share: one line for an error, and the exit codes 0 done, 1 failed, 2 wrong input."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from senet.errors import InputError, NonFiniteError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with exit code 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def run_command(program: str, action: Callable[[], int]) -> int:
+    """Run a command's action; turn what a user can cause into one line and an exit code."""
+    try:
+        return action()
+    except InputError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of a pipe has left: there is nobody to tell.
+        sys.stderr.close()
+        return 1

@@ -1,0 +1,46 @@
+"""Where and how numbers are computed: device, precision, and what makes two machines the same kind."""
+
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device and the precision of the forward pass on it."""
+
+    device: torch.device
+    bf16: bool
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """bf16 autocast, or nothing in fp32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def identity(self) -> dict[str, str | int]:
+        """What besides the config decides the bits of a result.
+
+        On a CPU the number of threads and the instruction set change the order of sums.
+        """
+        if self.device.type == "cuda":
+            kind = f"cuda {torch.cuda.get_device_name(self.device)}"
+        else:
+            kind = f"{self.device.type} {torch.backends.cpu.get_cpu_capability()} × {torch.get_num_threads()}"
+        version = ".".join(torch.__version__.split(".")[:2])
+        return {"device": kind, "precision": "bf16" if self.bf16 else "fp32", "torch": version, "byteorder": sys.byteorder}
+
+
+def make_runtime(device: str, precision: str) -> Runtime:
+    """A runtime for `device` (`auto`, `cpu`, `cuda`, `cuda:1`, …) and the config's `precision`."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = torch.device(device)
+    return Runtime(place, precision == "bf16" or precision == "auto" and _computes_in_bf16(place))
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # AVX2 machines emulate bf16, which is slower than fp32.
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,32 @@
+"""Errors that a user can cause or mend; a command prints them as one line."""
+
+from pydantic import ValidationError
+
+
+class InputError(Exception):
+    """The input was wrong: says what, where, and what would be right. Exit code 2."""
+
+
+class NonFiniteError(Exception):
+    """Training left the finite numbers: a failed run, exit code 1."""
+
+
+def first_problem(error: ValidationError, source: str, value_of: str = "") -> InputError:
+    """Turn pydantic's first complaint into one line that names source, key and value.
+
+    Args:
+        error: the validation error.
+        source: the file (or command line) that the value came from.
+        value_of: dotted prefix of the key within `source`.
+    """
+    problem = error.errors(include_url=False)[0]
+    # A union adds the type it tried to the location: only real keys are shown.
+    parts = [str(part) for part in problem["loc"] if part not in ("float", "int", "str", "bool")]
+    key = ".".join(filter(None, [value_of, *parts]))
+    if problem["type"] == "extra_forbidden":
+        return InputError(f"{source}: unknown key `{key}`")
+    if problem["type"] == "missing":
+        return InputError(f"{source}: `{key}` is missing")
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    shown = "" if isinstance(problem["input"], dict) else f", but got {problem['input']!r}"
+    return InputError(f"{source}: `{key or 'the file'}`: {message}{shown}")

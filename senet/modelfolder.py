@@ -1,0 +1,108 @@
+"""A trained model as a folder: weights, config, classes, preprocessing, calibration, metrics.
+
+    weights.safetensors   all weights and batch-norm statistics; loading executes no code
+    config.yaml           the complete trial config
+    model.json            classes, preprocessing, calibration, provenance, what was streamed
+    metrics.json          accuracy on the validation and the test split
+"""
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from senet.calibration import Calibration
+from senet.config import TrialConfig, parse_trial
+from senet.errors import InputError
+from senet.phases import State, restored
+from senet.yamlfile import read_mapping
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that a model folder holds."""
+
+    config: TrialConfig
+    classes: tuple[str, ...]
+    size: int
+    """side of the square images that it was trained on, pixels"""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    state: State
+    calibration: Calibration
+    metrics: dict[str, dict[str, float]]
+    """by split, then by name"""
+    provenance: dict[str, Any]
+
+    def network(self) -> nn.Module:
+        """The network with its weights, in evaluation mode, on the host."""
+        return restored(self.config, self.state, len(self.classes)).eval()
+
+
+def save_model(folder: Path, model: Model) -> None:
+    """Write `model` at `folder`, whole or not at all.
+
+    Raises:
+        InputError: something is there already.
+    """
+    refuse_existing(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        save_file(model.state, temporary / "weights.safetensors")
+        (temporary / "config.yaml").write_text(yaml.safe_dump(model.config.model_dump(mode="json"), sort_keys=False))
+        described = {
+            "format": FORMAT,
+            "classes": list(model.classes),
+            "preprocessing": {"size": model.size, "mean": list(model.mean), "std": list(model.std)},
+            "calibration": {"scale": float(model.calibration.scale), "bias": float(model.calibration.bias)},
+            "provenance": model.provenance,
+        }
+        (temporary / "model.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+        (temporary / "metrics.json").write_text(json.dumps(model.metrics, indent=2) + "\n")
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise InputError if `folder` exists: nothing is overwritten."""
+    if folder.exists():
+        raise InputError(f"{folder}: exists already; choose another name or delete it first")
+
+
+def load_model(folder: Path) -> Model:
+    """Read a model folder. Raises InputError where it is missing or damaged."""
+    if not (folder / "model.json").is_file():
+        raise InputError(f"{folder}: no model folder (it would hold model.json); `senet train` makes one")
+    config = parse_trial(read_mapping(folder / "config.yaml"), str(folder / "config.yaml"))
+    try:
+        described = json.loads((folder / "model.json").read_text())
+        preprocessing, calibration = described["preprocessing"], described["calibration"]
+        model = Model(
+            config=config,
+            classes=tuple(described["classes"]),
+            size=preprocessing["size"],
+            mean=tuple(preprocessing["mean"]),
+            std=tuple(preprocessing["std"]),
+            state=load_file(folder / "weights.safetensors"),
+            calibration=Calibration(torch.tensor(calibration["scale"]), torch.tensor(calibration["bias"])),
+            metrics=json.loads((folder / "metrics.json").read_text()),
+            provenance=described["provenance"],
+        )
+        model.network()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{folder}: the model folder is damaged: {reason}") from None
+    return model

@@ -1,0 +1,1 @@
+"""The search around `senet`: recipes, search space, ledger, trials on Ray, tracking, reports."""

@@ -1,0 +1,67 @@
+"""The base store: a base that was trained once serves every trial whose base would be the same.
+
+`bases/KEY/` holds weights.safetensors and, written last, base.json: a folder without base.json is a base in the
+making, whose progress.pt a later trial goes on from.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from senet.checkpoint import write_atomically
+from senet.config import TrialConfig
+from senet.data.store import Dataset
+from senet.device import Runtime
+from senet.phases import OnEpoch, Trained, base_fingerprint, train_base
+
+
+class BaseStore:
+    """Bases below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def obtain(
+        self, config: TrialConfig, dataset: Dataset, runtime: Runtime, on_epoch: OnEpoch
+    ) -> tuple[str, Trained, bool]:
+        """The base of `config`, loaded if it was trained before, else trained and kept.
+
+        Returns:
+            Its key, the base, and whether it was loaded.
+        """
+        key = base_fingerprint(config, dataset, runtime)
+        stored = self.load(key)
+        if stored is not None:
+            return key, stored, True
+        progress = self._folder / key / "progress.pt"
+        trained = train_base(config, dataset, runtime, on_epoch, progress)
+        about = {"config": config.base_identity(), "data": dataset.name, "environment": runtime.identity()}
+        self._save(key, trained, about)
+        progress.unlink(missing_ok=True)
+        return key, trained, False
+
+    def load(self, key: str) -> Trained | None:
+        """The base of this key; None where there is none, or its weights are not what was written."""
+        folder = self._folder / key
+        try:
+            about = json.loads((folder / "base.json").read_text())
+            weights = (folder / "weights.safetensors").read_bytes()
+            if hashlib.sha256(weights).hexdigest() != about["sha256"]:
+                return None
+            return Trained(load(weights), about["history"], about["seconds"])
+        except (OSError, ValueError, KeyError, SafetensorError):
+            return None
+
+    def _save(self, key: str, trained: Trained, about: dict[str, object]) -> None:
+        folder = self._folder / key
+        weights = save(trained.state)
+        described = about | {
+            "sha256": hashlib.sha256(weights).hexdigest(),
+            "seconds": trained.seconds,
+            "history": trained.history,
+        }
+        write_atomically(folder / "weights.safetensors", weights)
+        write_atomically(folder / "base.json", json.dumps(described, indent=2).encode())

@@ -1,0 +1,68 @@
+"""The command `sweeps`. Nothing heavy is imported before a command is known."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from senet.command import Parser, run_command
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv`; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    return run_command("sweeps", lambda: _dispatch(arguments))
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    from sweeps import commands
+
+    action = getattr(commands, arguments.command)
+    result: int = action(arguments)
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="sweeps",
+        description="Find, by a distributed search, the network that streams new multi-label images without "
+        "forgetting the old ones.",
+        epilog="Everything is written below ./mlruns, or below SWEEPS_HOME. Exit codes: 0 done, 1 the run failed or "
+        "was interrupted, 2 the input was wrong.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="start a sweep from a recipe")
+    run.add_argument("recipe", help="a bundled recipe's name (quickstart, photos), or a YAML file")
+    run.add_argument("--name", help="the sweep's name; else the recipe's, with a number if that is taken")
+    run.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+                     help="override a key of the recipe, such as search.trials=8; may be repeated")  # fmt: skip
+    run.add_argument("--address", help="join the Ray cluster there (auto: the one of this machine); else start Ray")
+    run.add_argument("--dry-run", action="store_true", help="print what would run and what it costs; start nothing")
+
+    resume = commands.add_parser("resume", help="go on with an interrupted sweep")
+    resume.add_argument("name")
+    resume.add_argument("--address", help="join the Ray cluster there; else start Ray")
+
+    status = commands.add_parser("status", help="what a sweep has come to, also while it runs")
+    status.add_argument("name", nargs="?", help="the sweep; without it, all sweeps in a line each")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+
+    export = commands.add_parser("export", help="write the winner as a complete trial config")
+    export.add_argument("name")
+    export.add_argument("-o", "--output", type=Path, help="the file to write; else standard output")
+
+    train = commands.add_parser("train", help="train an exported config in full and register the model")
+    train.add_argument("config", type=Path)
+    train.add_argument("--name", help="the model's name; else the file's")
+
+    ui = commands.add_parser("ui", help="open the tracking UI on this machine")
+    ui.add_argument("--port", type=int, default=5000)
+
+    delete = commands.add_parser("delete", help="remove a sweep: its folder and its tracking runs")
+    delete.add_argument("name")
+    delete.add_argument("--yes", action="store_true", help="do not ask")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

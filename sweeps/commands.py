@@ -1,0 +1,205 @@
+"""What each command of `sweeps` does. Heavy packages are imported by the command that needs them."""
+
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from rich.console import Console
+
+from senet.errors import InputError
+from senet.home import home
+from sweeps.config import Recipe, load_recipe
+from sweeps.environment import set_ray_environment
+from sweeps.sweep import Sweep, create_sweep, find_sweep, remove_sweep
+
+
+def run(arguments: Namespace) -> int:
+    """Start a sweep."""
+    recipe, name, source = load_recipe(arguments.recipe, arguments.settings)
+    console = Console()
+    if arguments.dry_run:
+        from sweeps.plan import plan
+
+        _say(console, plan(recipe, home(), name))
+        return 0
+    if arguments.name is not None and Sweep(home(), arguments.name).folder.exists():
+        # Said before anything is started; making the folder says it again.
+        create_sweep(home(), arguments.name, name, recipe)
+    _prepare_data(recipe, source, console)
+    set_ray_environment(local=arguments.address is None)
+
+    from sweeps.run import possible_concurrency, ray_cluster
+
+    _say(console, f"starting Ray, {recipe.search.trials} trials; everything is written below {home()}")
+    with ray_cluster(arguments.address):
+        concurrency = possible_concurrency(recipe, source)
+        sweep = create_sweep(home(), arguments.name, name, recipe)
+        return _drive(sweep, concurrency, console)
+
+
+def resume(arguments: Namespace) -> int:
+    """Go on with an interrupted sweep."""
+    sweep = find_sweep(home(), arguments.name)
+    recipe = sweep.recipe()
+    console = Console()
+    if sweep.is_driven():
+        raise InputError(f"sweep `{sweep.name}` is running already; watch it: sweeps status {sweep.name}")
+    _prepare_data(recipe, str(sweep.folder / "recipe.yaml"), console)
+    set_ray_environment(local=arguments.address is None)
+
+    from sweeps.run import possible_concurrency, ray_cluster
+
+    _say(console, f"starting Ray to go on with {sweep.name}")
+    with ray_cluster(arguments.address):
+        return _drive(sweep, possible_concurrency(recipe, "recipe"), console)
+
+
+def status(arguments: Namespace) -> int:
+    """Print what a sweep has come to."""
+    from sweeps.status import sweep_status
+
+    console = Console()
+    if arguments.name is None:
+        found = [sweep_status(Sweep(home(), path.parent.name)) for path in sorted(home().glob("sweeps/*/ledger.db"))]
+        if arguments.json:
+            print(json.dumps(found, indent=2))
+        for one in found if not arguments.json else []:
+            done = sum(trial["state"] not in ("running", "interrupted") for trial in one["trials"])
+            best = f", best joint {one['best']['metrics']['joint']:.3f}" if one["best"] else ""
+            _say(console, f"{one['name']}: {one['state']}, {done}/{one['planned_trials']} trials{best}")
+        if not found and not arguments.json:
+            _say(console, f"no sweeps below {home()}; start one: sweeps run quickstart")
+        return 0
+    found_status = sweep_status(find_sweep(home(), arguments.name))
+    if arguments.json:
+        print(json.dumps(found_status, indent=2))
+        return 0
+
+    from sweeps.report import print_leaderboard
+
+    trials = found_status["trials"]
+    ended = sum(trial["state"] not in ("running", "interrupted") for trial in trials)
+    _say(console, f"{arguments.name}: {found_status['state']}, {ended}/{found_status['planned_trials']} trials")
+    for trial in trials:
+        if trial["state"] in ("running", "interrupted"):
+            at = trial["progress"]
+            where = f"{at['phase']} epoch {at['epoch']}/{at['epochs']}" if at else "starting"
+            _say(console, f"trial {trial['number']}: {trial['state']}, {where}")
+    print_leaderboard(_wide(console), found_status)
+    if found_status["state"] == "interrupted":
+        _say(console, f"go on: sweeps resume {arguments.name}")
+    return 0
+
+
+def export(arguments: Namespace) -> int:
+    """Write the winner's config."""
+    from sweeps.export import export_best
+    from sweeps.status import sweep_status
+
+    sweep = find_sweep(home(), arguments.name)
+    text = export_best(sweep, sweep_status(sweep))
+    if arguments.output is None:
+        print(text, end="")
+        return 0
+    try:
+        arguments.output.write_text(text)
+    except OSError as error:
+        raise InputError(f"--output {arguments.output}: cannot be written: {error.strerror}") from None
+    print(f"wrote {arguments.output}; train it: sweeps train {arguments.output}")
+    return 0
+
+
+def train(arguments: Namespace) -> int:
+    """Train a config in full, and register the model."""
+    from senet.training import model_target, train_from_file
+    from sweeps.tracking import register_model
+
+    folder = model_target(home(), arguments.config, arguments.name)
+    model = train_from_file(arguments.config, folder, home())
+    registered = register_model(home(), folder, model.provenance, model.metrics, model.config.model_dump(mode="json"))
+    print(f"registered {registered}; look at it: sweeps ui")
+    return 0
+
+
+def ui(arguments: Namespace) -> int:
+    """Serve the tracking UI on loopback until interrupted."""
+    from sweeps.tracking import connect, tracking_uri
+
+    connect(home())
+    print(f"tracking UI: http://127.0.0.1:{arguments.port} (Ctrl-C ends it); it shows {tracking_uri(home())}", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(home())]
+    command += ["--host", "127.0.0.1", "--port", str(arguments.port), "--workers", "1"]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    server = subprocess.Popen(command, env=os.environ | quiet)
+    try:
+        return 1 if server.wait() else 0
+    except KeyboardInterrupt:
+        server.terminate()
+        server.wait()
+        return 0
+
+
+def delete(arguments: Namespace) -> int:
+    """Remove a sweep everywhere."""
+    sweep = find_sweep(home(), arguments.name)
+    if sweep.is_driven():
+        raise InputError(f"sweep `{sweep.name}` is running; interrupt it first")
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise InputError("--yes is needed to delete without being asked")
+        answer = input(f"delete sweep {sweep.name} ({sweep.folder}) and its tracking runs? [y/N] ")
+        if answer.strip().lower() not in ("y", "yes"):
+            print("nothing deleted")
+            return 1
+
+    from sweeps.tracking import delete_sweep_runs
+
+    runs = delete_sweep_runs(home(), sweep.about()["id"])
+    remove_sweep(sweep)
+    print(f"deleted sweep {sweep.name} and {runs} tracking runs; the bases that it trained stay in {home() / 'bases'}")
+    return 0
+
+
+def _prepare_data(recipe: Recipe, source: str, console: Console) -> None:
+    """Have the data set on disk, and know that recipe and data set go together."""
+    from senet.data.catalogue import check_fits, obtain_dataset
+
+    dataset = obtain_dataset(home(), recipe.data)
+    check_fits(recipe.parsed_space(source).config({}), dataset, source)
+
+
+def _drive(sweep: Sweep, concurrency: int, console: Console) -> int:
+    from sweeps.report import print_leaderboard, write_report
+    from sweeps.run import drive
+    from sweeps.status import sweep_status
+    from sweeps.tracking import attach_report
+
+    _say(console, f"sweep {sweep.name}: {concurrency} trials at a time")
+    finished = drive(sweep, concurrency, console)
+    found = sweep_status(sweep)
+    if not finished:
+        _say(console, f"interrupted; go on: sweeps resume {sweep.name}")
+        return 1
+    files = write_report(sweep, found)
+    attach_report(sweep.home, sweep.about()["id"], files)
+    print_leaderboard(_wide(console), found)
+    _say(console, "written: " + ", ".join(map(_relative, [sweep.folder, *files])))
+    _say(console, f"next: sweeps ui · sweeps export {sweep.name} -o best.yaml · sweeps train best.yaml")
+    return 0 if found["best"] is not None else 1
+
+
+def _wide(console: Console) -> Console:
+    return console if console.is_terminal else Console(width=160)
+
+
+def _relative(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _say(console: Console, text: str) -> None:
+    """Print text as it is, at once."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    sys.stdout.flush()

@@ -1,0 +1,19 @@
+"""The environment that Ray reads when it is imported: set before that, by the command that needs Ray."""
+
+import os
+import secrets
+
+
+def set_ray_environment(local: bool) -> None:
+    """Set what Ray shall know.
+
+    Args:
+        local: Ray will be started here. It listens on all interfaces, so it asks for a token that only this run knows.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+    if local:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

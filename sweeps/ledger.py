@@ -1,0 +1,118 @@
+"""The ledger of a sweep: its Optuna study. One trial number joins configuration, run, base and result.
+
+Only the driver writes it. A trial is RUNNING until its result is told: COMPLETE with a joint value, or FAIL with a
+reason.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from senet.errors import InputError
+from sweeps.space import Params, Space
+
+Result = dict[str, Any]
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trial as the ledger knows it."""
+
+    number: int
+    state: str
+    """complete, pruned, failed or running"""
+    params: Params
+    enqueued: int | None
+    """position in the recipe's `enqueue`, or None"""
+    run_id: str | None
+    """of the tracking run"""
+    result: Result
+    """what the trial left; empty while it runs"""
+
+    @property
+    def joint(self) -> float:
+        """The objective, −inf where there is none."""
+        return float(self.result.get("metrics", {}).get("joint", -math.inf)) if self.state == "complete" else -math.inf
+
+
+class Ledger:
+    """The study of one sweep, on disk."""
+
+    def __init__(self, folder: Path, name: str, create: bool = False) -> None:
+        path = folder / "ledger.db"
+        if not create and not path.exists():
+            raise InputError(f"{folder}: the sweep has no ledger; delete it and run it again")
+        self._storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+        if create:
+            self._study = optuna.create_study(
+                storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
+            )
+        else:
+            self._study = optuna.load_study(storage=self._storage, study_name=name)
+        self._study_id = self._storage.get_study_id_from_name(name)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials as Optuna holds them, by number; not to be changed."""
+        return self._study.get_trials(deepcopy=False)
+
+    def entries(self) -> list[Entry]:
+        """All trials, by number."""
+        return [_entry(trial) for trial in self.trials()]
+
+    def open(self, params: Params, space: Space, enqueued: int | None = None) -> Entry:
+        """Write down a new running trial, whole, and return it with its number."""
+        attributes = {} if enqueued is None else {"enqueued": enqueued}
+        self._study.add_trial(running_trial(params, space, attributes))
+        return _entry(self.trials()[-1])
+
+    def set_run(self, number: int, run_id: str) -> None:
+        """Write down the tracking run of a running trial."""
+        self._set(number, "run_id", run_id)
+
+    def finish(self, number: int, result: Result) -> None:
+        """Close a running trial with what it left. A closed one stays as it is."""
+        if self.trials()[number].state.is_finished():
+            return
+        self._set(number, "result", result)
+        if result["state"] == "complete":
+            self._study.tell(number, result["metrics"]["joint"])
+        else:
+            self._study.tell(number, state=TrialState.FAIL)
+
+    def _set(self, number: int, key: str, value: Any) -> None:
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        self._storage.set_trial_user_attr(trial_id, key, value)
+
+
+def running_trial(params: Params, space: Space, attributes: dict[str, Any]) -> FrozenTrial:
+    """An Optuna trial that has begun, with all its parameters."""
+    distributions = {path: space.distributions[path] for path in params}
+    return optuna.create_trial(
+        state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attributes
+    )
+
+
+def _entry(trial: FrozenTrial) -> Entry:
+    attributes = trial.user_attrs
+    return Entry(
+        number=trial.number,
+        state=_STATES[trial.state],
+        params=dict(trial.params),
+        enqueued=attributes.get("enqueued"),
+        run_id=attributes.get("run_id"),
+        result=attributes.get("result", {}),
+    )

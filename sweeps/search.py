@@ -1,0 +1,170 @@
+"""Which trial comes next. Pure decisions over the ledger: no Ray, no clock."""
+
+from collections import Counter
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from senet.config import fingerprint
+from sweeps.config import Recipe, SearchConfig
+from sweeps.ledger import Entry, Ledger, running_trial
+from sweeps.space import Params, Space
+
+# So often a suggestion is drawn anew because its base was begun already.
+_DRAWS = 20
+
+
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """A sampler by its name in a recipe."""
+    if name == "random":
+        return RandomSampler(seed=seed)
+    return TPESampler(seed=seed, multivariate=True, constant_liar=True)
+
+
+class Sampler:
+    """Draws configurations, given all trials so far.
+
+    It works on a copy of the study in memory, so that a draw that is not wanted leaves no trace in the ledger. Its
+    random state is made from the seed and the number of trials: a resumed sweep goes on as it would have.
+    """
+
+    def __init__(self, search: SearchConfig, space: Space, ledger: Ledger) -> None:
+        self._search, self._space = search, space
+        self._study = optuna.create_study(direction="maximize")
+        self._numbers: list[int] = []
+        for trial in ledger.trials():
+            self._numbers.append(len(self._study.get_trials(deepcopy=False)))
+            self._study.add_trial(trial)
+
+    def draw(self, fixed: Params, attempt: int = 0) -> Params:
+        """Parameters for the next trial: `fixed` as given, the others as the sampler proposes."""
+        seed = int(fingerprint([self._search.seed, len(self._numbers), attempt]), 16) % 2**31
+        self._study.sampler = make_sampler(self._search.sampler, seed)
+        self._study.enqueue_trial(fixed)
+        trial = self._study.ask(self._space.distributions)
+        # Samplers pass over failed trials: this one only carried the draw.
+        self._study.tell(trial, state=TrialState.FAIL)
+        return dict(trial.params)
+
+    def opened(self, params: Params) -> None:
+        """A trial with `params` has begun; its number is one more than the last one's."""
+        self._numbers.append(len(self._study.get_trials(deepcopy=False)))
+        self._study.add_trial(running_trial(params, self._space, {}))
+
+    def finished(self, number: int, joint: float | None) -> None:
+        """Trial `number` has ended, with an objective or without."""
+        trial = self._study.get_trials(deepcopy=False)[self._numbers[number]]
+        if not trial.state.is_finished():
+            state = TrialState.FAIL if joint is None else None
+            self._study.tell(trial.number, joint, state=state)
+
+
+class Suggester:
+    """Chooses trials so that bases are shared.
+
+    First the enqueued configurations. Then, for every base that stands, streaming settings until it has
+    `streams_per_base` of them; then a new base. A configuration whose base another trial is training is held back
+    while that lasts.
+    """
+
+    def __init__(self, recipe: Recipe, space: Space, ledger: Ledger) -> None:
+        self._recipe, self._space, self._ledger = recipe, space, ledger
+        self._sampler = Sampler(recipe.search, space, ledger)
+        self._first = recipe.first_configurations(space, "recipe")
+        self._streams: Counter[str] = Counter()
+        self._bases: dict[str, Params] = {}
+        self._standing: set[str] = set()
+        self._training: dict[str, int] = {}
+        self._unfinished: list[Entry] = []
+        self._enqueued: set[int] = set()
+        self._opened = 0
+        for entry in ledger.entries():
+            self._remember(entry)
+
+    def base_of(self, params: Params) -> str:
+        """What tells the base of a configuration from others, before its data and machine are known."""
+        return fingerprint(self._space.config(params).base_identity())
+
+    def done(self) -> bool:
+        """Whether no trial is left to start."""
+        return not self._unfinished and self._opened >= self._recipe.search.trials
+
+    def next(self) -> Entry | None:
+        """The trial to start now, opened in the ledger; None: not now, a base must be trained first."""
+        for entry in self._unfinished:
+            if self._base_is_free(self.base_of(entry.params)):
+                self._unfinished.remove(entry)
+                return self._started(entry)
+        if self._opened >= self._recipe.search.trials:
+            return None
+        waiting = [i for i in range(len(self._first)) if i not in self._enqueued]
+        for i in waiting:
+            if self._base_is_free(self.base_of(self._first[i])):
+                return self._open(self._first[i], enqueued=i)
+        for base, params in self._bases.items():
+            if base in self._standing and self._streams[base] < self._recipe.search.streams_per_base:
+                return self._open(self._sampler.draw(params))
+        # While enqueued configurations wait for their bases, nothing else may take their place in the budget.
+        if self._opened + len(waiting) >= self._recipe.search.trials:
+            return None
+        return self._new_base()
+
+    def base_stands(self, number: int, params: Params) -> None:
+        """Trial `number` has its base: others may stream on it."""
+        base = self.base_of(params)
+        self._standing.add(base)
+        self._release(number)
+
+    def ended(self, number: int, joint: float | None) -> None:
+        """Trial `number` no longer runs; if it was training its base, another may."""
+        self._sampler.finished(number, joint)
+        self._release(number)
+
+    def _new_base(self) -> Entry | None:
+        """A suggestion on a base that nobody has begun; where none turns up, on one that stands."""
+        fallback: Params | None = None
+        for attempt in range(_DRAWS):
+            drawn = self._sampler.draw({}, attempt)
+            base = self.base_of(drawn)
+            if base not in self._bases:
+                return self._open(drawn)
+            if fallback is None and self._base_is_free(base):
+                fallback = drawn
+        return self._open(fallback) if fallback else None
+
+    def _open(self, params: Params, enqueued: int | None = None) -> Entry:
+        entry = self._ledger.open(params, self._space, enqueued)
+        self._sampler.opened(params)
+        self._count(entry)
+        return self._started(entry)
+
+    def _remember(self, entry: Entry) -> None:
+        """Take over a trial of an earlier session."""
+        self._count(entry)
+        if entry.state == "running":
+            self._unfinished.append(entry)
+        elif entry.result.get("base_key"):
+            self._standing.add(self.base_of(entry.params))
+
+    def _count(self, entry: Entry) -> None:
+        self._opened += 1
+        if entry.enqueued is not None:
+            self._enqueued.add(entry.enqueued)
+        base = self.base_of(entry.params)
+        self._streams[base] += 1
+        self._bases.setdefault(base, {path: entry.params[path] for path in self._space.base_paths()})
+
+    def _started(self, entry: Entry) -> Entry:
+        base = self.base_of(entry.params)
+        if base not in self._standing:
+            self._training[base] = entry.number
+        return entry
+
+    def _base_is_free(self, base: str) -> bool:
+        return base not in self._training
+
+    def _release(self, number: int) -> None:
+        for base, trainer in list(self._training.items()):
+            if trainer == number:
+                del self._training[base]

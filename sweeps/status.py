@@ -1,0 +1,88 @@
+"""What a sweep has come to, as one object: for `sweeps status`, the report and the export."""
+
+from typing import Any
+
+from senet.data.catalogue import chance_topk, dataset_folder
+from senet.data.store import open_dataset
+from senet.errors import InputError
+from sweeps.config import Recipe
+from sweeps.ledger import Entry, Ledger
+from sweeps.sweep import Sweep
+
+Status = dict[str, Any]
+
+
+def sweep_status(sweep: Sweep, ledger: Ledger | None = None) -> Status:
+    """State, objective, bases, best trial, baseline and all trials of a sweep; plain values for JSON.
+
+    `state` is running, interrupted or finished. A trial that was running when its sweep was interrupted is
+    `interrupted`, and goes on when the sweep is resumed.
+    """
+    recipe = sweep.recipe()
+    driven = sweep.is_driven()
+    entries = (ledger or Ledger(sweep.folder, sweep.name)).entries()
+    trials = [_trial(sweep, entry, driven) for entry in entries]
+    ended = [trial for trial in trials if trial["state"] not in ("running", "interrupted")]
+    finished = len(ended) >= recipe.search.trials
+    reused = [trial for trial in trials if trial["base_reused"]]
+    return {
+        "name": sweep.name,
+        "state": "running" if driven and not finished else "finished" if finished else "interrupted",
+        "created": sweep.about()["created"],
+        "data": recipe.data,
+        "objective": {
+            "original_weight": recipe.objective.original_weight,
+            "top_k": recipe.objective.top_k,
+            "chance": _chance(sweep, recipe),
+        },
+        "planned_trials": recipe.search.trials,
+        "bases": {
+            "trained": sum(trial["base_reused"] is False for trial in trials),
+            "reused": len(reused),
+            "seconds_saved": sum(trial["seconds_saved"] for trial in reused),
+        },
+        "best": best_of(trials),
+        "baseline": best_of([trial for trial in trials if trial["enqueued"]]),
+        "trials": trials,
+    }
+
+
+def best_of(trials: list[Status]) -> Status | None:
+    """The complete trial of the highest joint; the earlier one of two alike."""
+    complete = [trial for trial in trials if trial["state"] == "complete"]
+    return max(complete, key=lambda trial: trial["metrics"]["joint"], default=None)
+
+
+def _trial(sweep: Sweep, entry: Entry, driven: bool) -> Status:
+    result = entry.result
+    progress: dict[str, Any] = {}
+    state = entry.state
+    if state == "running":
+        progress = sweep.progress(entry.number) or {}
+        state = "running" if driven else "interrupted"
+    return {
+        "number": entry.number,
+        "state": state,
+        "params": entry.params,
+        "enqueued": entry.enqueued is not None,
+        "metrics": result.get("metrics", {}),
+        "progress": progress,
+        "base_key": result.get("base_key"),
+        "base_reused": result.get("base_reused"),
+        "seconds_saved": result.get("seconds_saved", 0.0),
+        "seconds": result.get("seconds"),
+        "mlflow_run_id": entry.run_id,
+        "error": result.get("error"),
+    }
+
+
+def _chance(sweep: Sweep, recipe: Recipe) -> dict[str, float] | None:
+    """Chance level of the original and the streaming top-k; None where the data set is gone."""
+    try:
+        dataset = open_dataset(dataset_folder(sweep.home, recipe.data))
+    except InputError:
+        return None
+    classes, k = len(dataset.classes), recipe.objective.top_k
+    labels = dataset.streaming.labels.sum(axis=1)
+    streaming = sum(chance_topk(classes, int(n), k) for n in labels) / max(1, len(labels))
+    return {"original": chance_topk(classes, 1, k), "streaming": streaming}

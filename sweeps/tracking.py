@@ -1,0 +1,205 @@
+"""MLflow: one parent run a sweep, one nested run a trial, one registered model a final training.
+
+A tracking server may fail; a sweep must not. Every call that fails is remembered, and what it would have written is
+written later from the trial's result: when the trial ends, when the sweep ends, or when it is resumed.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+from sweeps.ledger import Entry
+
+T = TypeVar("T")
+
+EXPERIMENT = "senet-sweeps"
+_PAST_EPOCH = ("phase", "epoch", "epochs")
+
+logging.getLogger("mlflow").setLevel(logging.ERROR)
+logging.getLogger("alembic").setLevel(logging.ERROR)
+
+
+def tracking_uri(home: Path) -> str:
+    """`MLFLOW_TRACKING_URI`, else the database below `home`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+
+
+def connect(home: Path) -> tuple[MlflowClient, str]:
+    """A client and the experiment's id; makes database and experiment where they are missing."""
+    uri = tracking_uri(home)
+    home.mkdir(parents=True, exist_ok=True)
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is not None:
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return client, str(experiment.experiment_id)
+    artifacts = (home / "artifacts").as_uri() if uri.startswith("sqlite:") else None
+    return client, str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
+
+
+class SweepTracking:
+    """The runs of one sweep."""
+
+    def __init__(self, home: Path, name: str, sweep_id: str) -> None:
+        self._home, self._name, self._sweep_id = home, name, sweep_id
+        self._client: MlflowClient | None = None
+        self._experiment = self._parent = ""
+        self._logged: dict[int, set[tuple[str, int]]] = {}
+        self._warned = False
+
+    def begin(self, params: dict[str, Any]) -> None:
+        """Open the parent run, or the one of an earlier session again."""
+        self._try(lambda: self._begin(params))
+
+    def begin_trial(self, entry: Entry, params: dict[str, Any]) -> str | None:
+        """Open the nested run of a trial, or its run of an earlier session again. Returns the run's id."""
+        return self._try(lambda: self._begin_trial(entry, params))
+
+    def log_epoch(self, entry: Entry, report: dict[str, Any]) -> None:
+        """Log one epoch's metrics under its phase; an epoch that was logged is passed over."""
+        if entry.run_id:
+            self._try(lambda: self._log_epochs(entry, [report]))
+
+    def end_trial(self, entry: Entry) -> None:
+        """Log what is missing of an ended trial and its final numbers, and close its run."""
+        self._try(lambda: self._end_trial(entry))
+
+    def kill_trial(self, entry: Entry) -> None:
+        """Close the run of a trial that was interrupted, as killed."""
+        if entry.run_id:
+            self._try(lambda: self._connected().set_terminated(entry.run_id, "KILLED"))
+
+    def end(self, status: str, metrics: dict[str, float]) -> None:
+        """Close the parent run, with the winner's numbers."""
+        self._try(lambda: self._end(status, metrics))
+
+    def reconcile(self, entries: list[Entry]) -> None:
+        """Bring runs of ended trials that are still open, or were never opened, to where the ledger is."""
+        self._try(lambda: self._reconcile(entries))
+
+    def _begin(self, params: dict[str, Any]) -> None:
+        client, self._experiment = connect(self._home)
+        found = self._find(client, "parent")
+        if found is None:
+            tags = self._tags("parent")
+            run = client.create_run(self._experiment, run_name=self._name, tags=tags)
+            self._parent = run.info.run_id
+            client.log_batch(self._parent, params=[Param(key, str(value)) for key, value in params.items()])
+        else:
+            self._parent = found.info.run_id
+            client.update_run(self._parent, status="RUNNING")
+        self._client = client
+
+    def _begin_trial(self, entry: Entry, params: dict[str, Any]) -> str:
+        client = self._connected()
+        found = self._find(client, str(entry.number))
+        if found is not None:
+            client.update_run(found.info.run_id, status="RUNNING")
+            return str(found.info.run_id)
+        tags = self._tags(str(entry.number)) | {"mlflow.parentRunId": self._parent}
+        tags["enqueued"] = str(entry.enqueued is not None).lower()
+        run = client.create_run(self._experiment, run_name=f"{self._name}-{entry.number:04d}", tags=tags)
+        client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        return str(run.info.run_id)
+
+    def _log_epochs(self, entry: Entry, reports: list[dict[str, Any]]) -> None:
+        client = self._connected()
+        logged = self._logged.setdefault(entry.number, set())
+        now = int(time.time() * 1000)
+        fresh = [report for report in reports if (report["phase"], report["epoch"]) not in logged]
+        metrics = [
+            Metric(f"{report['phase']}/{key}", value, now, report["epoch"])
+            for report in fresh
+            for key, value in report.items()
+            if key not in _PAST_EPOCH
+        ]
+        # The server takes at most a thousand metrics a call.
+        for start in range(0, len(metrics), 1000):
+            client.log_batch(entry.run_id, metrics=metrics[start : start + 1000])
+        logged.update((report["phase"], report["epoch"]) for report in fresh)
+
+    def _end_trial(self, entry: Entry) -> None:
+        client = self._connected()
+        result = entry.result
+        self._log_epochs(entry, result.get("history", []))
+        now = int(time.time() * 1000)
+        numbers = {**result.get("metrics", {}), "trial_seconds": result["seconds"]}
+        tags = {"state": entry.state, "base_key": result.get("base_key"), "error": result.get("error")}
+        tags["base_reused"] = str(result["base_reused"]).lower() if "base_reused" in result else None
+        client.log_batch(
+            entry.run_id,
+            metrics=[Metric(key, value, now, 0) for key, value in numbers.items()],
+            tags=[RunTag(key, value) for key, value in tags.items() if value],
+        )
+        client.set_terminated(entry.run_id, "FINISHED" if entry.state == "complete" else "FAILED")
+
+    def _end(self, status: str, metrics: dict[str, float]) -> None:
+        client = self._connected()
+        now = int(time.time() * 1000)
+        client.log_batch(self._parent, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
+        client.set_terminated(self._parent, status)
+
+    def _reconcile(self, entries: list[Entry]) -> None:
+        client = self._connected()
+        for entry in entries:
+            if entry.state != "running" and entry.run_id:
+                if client.get_run(entry.run_id).info.status in ("RUNNING", "KILLED"):
+                    self._logged.pop(entry.number, None)
+                    self._end_trial(entry)
+
+    def _tags(self, trial: str) -> dict[str, str]:
+        return {"sweep": self._name, "sweep_id": self._sweep_id, "trial": trial, "mlflow.source.name": "sweeps"}
+
+    def _find(self, client: MlflowClient, trial: str) -> Run | None:
+        wanted = f"tags.sweep_id = '{self._sweep_id}' and tags.trial = '{trial}'"
+        runs = client.search_runs([self._experiment], wanted, max_results=1)
+        return runs[0] if runs else None
+
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            raise MlflowException("tracking has not begun")
+        return self._client
+
+    def _try(self, action: Callable[[], T]) -> T | None:
+        """Do it, or say once that it cannot be done now."""
+        try:
+            return action()
+        except (MlflowException, OSError, SQLAlchemyError) as error:
+            if not self._warned:
+                reason = str(error).partition("\n")[0]
+                print(f"tracking: {reason}; the sweep goes on, and what is missing is written later", file=sys.stderr)
+                self._warned = True
+            return None
+
+
+def attach_report(home: Path, sweep_id: str, files: list[Path]) -> None:
+    """Put a sweep's report beside its parent run."""
+    client, experiment = connect(home)
+    wanted = f"tags.sweep_id = '{sweep_id}' and tags.trial = 'parent'"
+    for run in client.search_runs([experiment], wanted):
+        for path in files:
+            client.log_artifact(run.info.run_id, str(path))
+
+
+def delete_sweep_runs(home: Path, sweep_id: str) -> list[str]:
+    """Delete all runs of a sweep; returns their ids."""
+    client, experiment = connect(home)
+    deleted = []
+    while runs := client.search_runs([experiment], f"tags.sweep_id = '{sweep_id}'", max_results=1000):
+        for run in runs:
+            client.delete_run(run.info.run_id)
+            deleted.append(run.info.run_id)
+    return deleted

@@ -1,0 +1,84 @@
+"""One trial in a Ray worker: base phase, streaming phase, result. Here, and only here, Ray Tune and senet meet."""
+
+import json
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from senet.checkpoint import write_atomically
+from senet.config import TrialConfig
+from senet.data.catalogue import obtain_dataset
+from senet.device import make_runtime
+from senet.errors import NonFiniteError
+from senet.phases import Report, stream
+from sweeps.bases import BaseStore
+
+METRICS = (
+    "base_top1",
+    "base_topk",
+    "base_streaming_topk",
+    "original_top1",
+    "original_topk",
+    "streaming_top1",
+    "streaming_topk",
+    "streaming_map",
+    "streaming_exact_match",
+    "retention",
+    "retention_top1",
+    "forgetting",
+    "joint",
+)
+
+
+def run_trial(assignment: dict[str, Any]) -> None:
+    """Run the assigned trial and leave its result in its folder.
+
+    A trial that fails says so in its result and ends in peace: Ray would only run it again. If the process dies, Ray
+    starts the trial anew, and it goes on from the last epoch.
+    """
+    folder = Path(assignment["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    try:
+        result = _both_phases(assignment, folder)
+    except Exception as error:
+        (folder / "error.txt").write_text(traceback.format_exc())
+        kind = "non-finite" if isinstance(error, NonFiniteError) else "error"
+        reason = str(error).partition("\n")[0]
+        result = {
+            "state": "failed",
+            "error": f"{kind}: {reason}" if kind == "non-finite" else f"{kind}: {type(error).__name__}: {reason}",
+        }
+    result["seconds"] = time.monotonic() - start
+    write_atomically(folder / "result.json", json.dumps(result).encode())
+    tune.report({"phase": "end"})
+
+
+def _both_phases(assignment: dict[str, Any], folder: Path) -> dict[str, Any]:
+    home = Path(assignment["home"])
+    config = TrialConfig.model_validate(assignment["config"])
+    dataset = obtain_dataset(home, config.data)
+    # Without a GPU share Ray hides no GPU: the share decides, not what can be seen.
+    runtime = make_runtime("cuda" if assignment["gpu"] else "cpu", config.precision)
+
+    def on_epoch(report: Report) -> None:
+        write_atomically(folder / "progress.json", json.dumps(report).encode())
+        tune.report(report)
+
+    key, base, reused = BaseStore(home / "bases").obtain(config, dataset, runtime, on_epoch)
+    ready = {"base_key": key, "base_reused": reused, "seconds_saved": base.seconds if reused else 0.0}
+    on_epoch({**base.history[-1], **ready, "phase": "ready"})
+    streamed = stream(config, base, dataset, runtime, on_epoch, folder / "streaming.pt")
+    (folder / "streaming.pt").unlink(missing_ok=True)
+    last = base.history[-1] | streamed.history[-1]
+    return {
+        "state": "complete",
+        **ready,
+        "metrics": {name: last[name] for name in METRICS},
+        "history": base.history + streamed.history,
+        "environment": runtime.identity(),
+        "error": None,
+    }
