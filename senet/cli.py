@@ -1,1 +1,100 @@
-"""placeholder"""
+"""The command `senet`: data sets, training, streaming, prediction. Needs neither Ray nor MLflow."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from senet.command import Parser, run_command
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv`; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    return run_command("senet", lambda: _dispatch(arguments))
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    from senet import commands
+
+    action = getattr(commands, arguments.action)
+    result: int = action(arguments)
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="senet",
+        description="Train a squeeze-and-excitation network on single-label images, stream multi-label images into "
+        "it, and use it.",
+        epilog="Everything is written below ./mlruns, or below SWEEPS_HOME. Exit codes: 0 done, 1 the run failed, "
+        "2 the input was wrong.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_data(commands.add_parser("data", help="prepare and look at data sets"))
+
+    train = commands.add_parser("train", help="train a config in full: base phase, streaming phase, test")
+    train.add_argument("config", type=Path, help="a trial config, such as `sweeps export` writes")
+    train.add_argument("--name", help="the model's name; else the file's")
+    train.add_argument("--seed", type=int, help="instead of the config's seed")
+    train.set_defaults(action="train")
+
+    stream = commands.add_parser("stream", help="stream the multi-label images of a data set into a trained model")
+    stream.add_argument("model", type=Path, help="a model folder")
+    stream.add_argument("dataset", help="the data set's name")
+    stream.add_argument("--name", help="the new model's name; else the model's, with a number")
+    stream.add_argument("--learning-rate", type=float, help="instead of the model's streaming learning rate")
+    stream.add_argument("--epochs", type=int, help="instead of the model's streaming epochs")
+    stream.add_argument("--distillation", type=float, help="instead of the model's distillation weight")
+    stream.set_defaults(action="stream")
+
+    predict = commands.add_parser("predict", help="print the labels of images, with their probabilities")
+    predict.add_argument("model", type=Path, help="a model folder")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    predict.add_argument("--json", action="store_true", help="print one JSON object an image, with all labels")
+    predict.add_argument("--top", type=int, default=3, help="labels to print for an image (default: 3)")
+    predict.set_defaults(action="predict")
+    return parser
+
+
+def _add_data(data: argparse.ArgumentParser) -> None:
+    commands = data.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="the prepared data sets")
+    listing.set_defaults(action="list_datasets")
+
+    folders = commands.add_parser("import", help="prepare a data set from folders of images")
+    folders.add_argument("name", help="the data set's name")
+    folders.add_argument(
+        "--base", type=Path, required=True, metavar="DIR", help="single-label images, a folder a class"
+    )
+    folders.add_argument("--stream", type=Path, required=True, metavar="DIR_OR_CSV",
+                         help="multi-label images: a folder a+b a combination, or a CSV of file,labels")  # fmt: skip
+    folders.add_argument("--size", type=int, default=96, help="side of the prepared images, pixels (default: 96)")
+    folders.add_argument("--seed", type=int, default=0, help="of the splits (default: 0)")
+    folders.add_argument("--several-objects", action="store_true",
+                         help="a multi-label image shows several objects, not one of mixed kind")  # fmt: skip
+    folders.add_argument("--replace", action="store_true", help="overwrite a data set of this name")
+    folders.set_defaults(action="import_dataset")
+
+    breeds = commands.add_parser("breeds", help="draw dog breeds and mixes of them")
+    breeds.add_argument("name", help="the data set's name")
+    for option, text in (
+        ("breeds", "number of breeds"),
+        ("mixes", "number of mixed breeds"),
+        ("train-per-breed", "training images of a breed"),
+        ("validation-per-breed", "validation images of a breed"),
+        ("test-per-breed", "test images of a breed"),
+        ("train-per-mix", "training images of a mix"),
+        ("validation-per-mix", "validation images of a mix"),
+        ("test-per-mix", "test images of a mix"),
+        ("size", "side of the images, pixels"),
+        ("seed", "of the drawing"),
+    ):
+        breeds.add_argument(f"--{option}", type=int, help=text)
+    breeds.add_argument("--difficulty", type=float, help="how much the images of a breed vary")
+    breeds.add_argument("--replace", action="store_true", help="overwrite a data set of this name")
+    breeds.set_defaults(action="draw_breeds")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

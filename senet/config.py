@@ -2,12 +2,23 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 
 from senet.errors import InputError, first_problem
+from senet.yamlfile import read_mapping
 
 ADAPTIVE_REDUCTIONS = ("sqrt", "c/log c")
 
@@ -18,7 +29,11 @@ class Config(BaseModel):
     """Base of every config: immutable, strict about types, closed to unknown keys."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True,
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
         validate_default=True,
     )
 
@@ -39,7 +54,7 @@ class ModelConfig(Config):
     @field_validator("reduction")
     @classmethod
     def _known_reduction(cls, value: float | str) -> float | str:
-        if isinstance(value, str) and value not in ADAPTIVE_REDUCTIONS or not isinstance(value, str) and value <= 0:
+        if (isinstance(value, str) and value not in ADAPTIVE_REDUCTIONS) or (not isinstance(value, str) and value <= 0):
             raise ValueError(f"must be a positive number or one of {', '.join(ADAPTIVE_REDUCTIONS)}")
         return value
 
@@ -124,7 +139,12 @@ class TrialConfig(Config):
 
     def base_identity(self) -> dict[str, Any]:
         """Everything of this config that influences its base; data and precision are known where it is trained."""
-        left_out = {"data": True, "precision": True, "streaming": True, "objective": {"original_weight"}}
+        left_out: dict[str, Any] = {
+            "data": True,
+            "precision": True,
+            "streaming": True,
+            "objective": {"original_weight"},
+        }
         identity = self.model_dump(mode="json", exclude=left_out)
         if self.model.name == "resnet18":
             # There is no squeeze to expand or reduce: configs that differ in these share one base.
@@ -144,3 +164,12 @@ def parse_trial(values: dict[str, Any], source: str) -> TrialConfig:
         return TrialConfig.model_validate(values)
     except ValidationError as error:
         raise first_problem(error, source) from None
+
+
+def read_config(path: Path) -> tuple[TrialConfig, dict[str, Any]]:
+    """A trial config and its provenance, which may be empty. Raises InputError."""
+    values = read_mapping(path)
+    provenance = values.pop("provenance", {})
+    if not isinstance(provenance, dict):
+        raise InputError(f"{path}: `provenance`: must be a mapping, but got {provenance!r}")
+    return parse_trial(values, str(path)), provenance

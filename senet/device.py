@@ -28,7 +28,12 @@ class Runtime:
         else:
             kind = f"{self.device.type} {torch.backends.cpu.get_cpu_capability()} × {torch.get_num_threads()}"
         version = ".".join(torch.__version__.split(".")[:2])
-        return {"device": kind, "precision": "bf16" if self.bf16 else "fp32", "torch": version, "byteorder": sys.byteorder}
+        return {
+            "device": kind,
+            "precision": "bf16" if self.bf16 else "fp32",
+            "torch": version,
+            "byteorder": sys.byteorder,
+        }
 
 
 def make_runtime(device: str, precision: str) -> Runtime:
@@ -36,7 +41,7 @@ def make_runtime(device: str, precision: str) -> Runtime:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(device)
-    return Runtime(place, precision == "bf16" or precision == "auto" and _computes_in_bf16(place))
+    return Runtime(place, precision == "bf16" or (precision == "auto" and _computes_in_bf16(place)))
 
 
 def _computes_in_bf16(device: torch.device) -> bool:

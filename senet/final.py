@@ -105,9 +105,7 @@ def _base_accuracy(config: TrialConfig, dataset: Dataset, runtime: Runtime, stat
     }
 
 
-def _calibration_error(
-    evaluation: Evaluation, network: nn.Module, fitted: Calibration
-) -> dict[str, torch.Tensor]:
+def _calibration_error(evaluation: Evaluation, network: nn.Module, fitted: Calibration) -> dict[str, torch.Tensor]:
     (base_logits, base_labels), (logits, labels) = evaluation.scores(network)
     probabilities = fitted.probabilities(torch.cat([base_logits, logits]))
     return {"calibration_error": metrics.calibration_error(probabilities, torch.cat([base_labels, labels]))}

@@ -1,9 +1,9 @@
 """A trained model as a folder: weights, config, classes, preprocessing, calibration, metrics.
 
-    weights.safetensors   all weights and batch-norm statistics; loading executes no code
-    config.yaml           the complete trial config
-    model.json            classes, preprocessing, calibration, provenance, what was streamed
-    metrics.json          accuracy on the validation and the test split
+weights.safetensors   all weights and batch-norm statistics; loading executes no code
+config.yaml           the complete trial config
+model.json            classes, preprocessing, calibration, provenance, what was streamed
+metrics.json          accuracy on the validation and the test split
 """
 
 import json
@@ -71,6 +71,7 @@ def save_model(folder: Path, model: Model) -> None:
         (temporary / "model.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
         (temporary / "metrics.json").write_text(json.dumps(model.metrics, indent=2) + "\n")
         temporary.chmod(0o755)
+        (temporary / "weights.safetensors").chmod(0o644)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -300,7 +300,7 @@ class _Loop:
         logits = logits.float()
         loss = self._criterion(images, logits, labels)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         with torch.no_grad():
             top1 = metrics.top1_hits(logits, labels).double().mean()

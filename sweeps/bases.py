@@ -6,6 +6,7 @@ making, whose progress.pt a later trial goes on from.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -55,10 +56,10 @@ class BaseStore:
         except (OSError, ValueError, KeyError, SafetensorError):
             return None
 
-    def _save(self, key: str, trained: Trained, about: dict[str, object]) -> None:
+    def _save(self, key: str, trained: Trained, about: Mapping[str, object]) -> None:
         folder = self._folder / key
         weights = save(trained.state)
-        described = about | {
+        described = dict(about) | {
             "sha256": hashlib.sha256(weights).hexdigest(),
             "seconds": trained.seconds,
             "history": trained.history,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from senet.config import read_config
 from senet.errors import InputError
 from senet.home import home
 from sweeps.config import Recipe, load_recipe
@@ -114,6 +115,8 @@ def export(arguments: Namespace) -> int:
 
 def train(arguments: Namespace) -> int:
     """Train a config in full, and register the model."""
+    read_config(arguments.config)  # A wrong config is told before torch is imported.
+
     from senet.training import model_target, train_from_file
     from sweeps.tracking import register_model
 
@@ -129,7 +132,9 @@ def ui(arguments: Namespace) -> int:
     from sweeps.tracking import connect, tracking_uri
 
     connect(home())
-    print(f"tracking UI: http://127.0.0.1:{arguments.port} (Ctrl-C ends it); it shows {tracking_uri(home())}", flush=True)
+    print(
+        f"tracking UI: http://127.0.0.1:{arguments.port} (Ctrl-C ends it); it shows {tracking_uri(home())}", flush=True
+    )
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(home())]
     command += ["--host", "127.0.0.1", "--port", str(arguments.port), "--workers", "1"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -44,7 +44,7 @@ class Recipe(Config):
     """purpose and cost, for people"""
     data: Annotated[str, Field(min_length=1)]
     """name of the prepared data set"""
-    config: dict[str, Any] = {}
+    config: Annotated[dict[str, Any], Field(default_factory=dict)]
     """what is the same in all trials: a partial trial config"""
     objective: ObjectiveConfig = ObjectiveConfig()
     """what is wanted"""
@@ -54,7 +54,7 @@ class Recipe(Config):
     """what one trial needs"""
     space: dict[str, Any]
     """dotted path into the trial config: {choice: […]}, {int: [low, high]}, {float: […]} or {log: […]}"""
-    enqueue: list[dict[str, Any]] = []
+    enqueue: Annotated[list[dict[str, Any]], Field(default_factory=list)]
     """configurations to try first; what they leave out comes from `config`; the best of them is the baseline"""
 
     def parsed_space(self, source: str) -> Space:

@@ -52,5 +52,7 @@ def _commented(config: BaseModel, indent: str) -> str:
             lines += [f"{indent}{name}:", _commented(value, indent + "  ").rstrip("\n")]
         else:
             plain = list(value) if isinstance(value, tuple) else value
-            lines.append(indent + yaml.safe_dump({name: plain}, default_flow_style=None, width=1000).strip())
+            # A list stands on one line, a scalar as it is.
+            style = None if isinstance(plain, list) else False
+            lines.append(indent + yaml.safe_dump({name: plain}, default_flow_style=style, width=1000).strip())
     return "\n".join(lines) + "\n"

@@ -7,7 +7,6 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -145,7 +144,7 @@ class Driver:
             self.ended(trial_id, died=False)
 
 
-class _Adapter(Searcher):
+class _Adapter(Searcher):  # type: ignore[misc]
     """Ray Tune's side of the driver. It is never restored: the ledger knows more than Tune's snapshot."""
 
     def __init__(self, driver: Driver) -> None:
@@ -250,4 +249,3 @@ def _termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-

@@ -22,6 +22,11 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     return TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
 
+def base_of(space: Space, params: Params) -> str:
+    """What tells the base of a configuration from others, before data and machine are known."""
+    return fingerprint(space.config(params).base_identity())
+
+
 class Sampler:
     """Draws configurations, given all trials so far.
 
@@ -82,10 +87,6 @@ class Suggester:
         for entry in ledger.entries():
             self._remember(entry)
 
-    def base_of(self, params: Params) -> str:
-        """What tells the base of a configuration from others, before its data and machine are known."""
-        return fingerprint(self._space.config(params).base_identity())
-
     def done(self) -> bool:
         """Whether no trial is left to start."""
         return not self._unfinished and self._opened >= self._recipe.search.trials
@@ -93,14 +94,14 @@ class Suggester:
     def next(self) -> Entry | None:
         """The trial to start now, opened in the ledger; None: not now, a base must be trained first."""
         for entry in self._unfinished:
-            if self._base_is_free(self.base_of(entry.params)):
+            if self._base_is_free(base_of(self._space, entry.params)):
                 self._unfinished.remove(entry)
                 return self._started(entry)
         if self._opened >= self._recipe.search.trials:
             return None
         waiting = [i for i in range(len(self._first)) if i not in self._enqueued]
         for i in waiting:
-            if self._base_is_free(self.base_of(self._first[i])):
+            if self._base_is_free(base_of(self._space, self._first[i])):
                 return self._open(self._first[i], enqueued=i)
         for base, params in self._bases.items():
             if base in self._standing and self._streams[base] < self._recipe.search.streams_per_base:
@@ -112,7 +113,7 @@ class Suggester:
 
     def base_stands(self, number: int, params: Params) -> None:
         """Trial `number` has its base: others may stream on it."""
-        base = self.base_of(params)
+        base = base_of(self._space, params)
         self._standing.add(base)
         self._release(number)
 
@@ -126,7 +127,7 @@ class Suggester:
         fallback: Params | None = None
         for attempt in range(_DRAWS):
             drawn = self._sampler.draw({}, attempt)
-            base = self.base_of(drawn)
+            base = base_of(self._space, drawn)
             if base not in self._bases:
                 return self._open(drawn)
             if fallback is None and self._base_is_free(base):
@@ -145,18 +146,18 @@ class Suggester:
         if entry.state == "running":
             self._unfinished.append(entry)
         elif entry.result.get("base_key"):
-            self._standing.add(self.base_of(entry.params))
+            self._standing.add(base_of(self._space, entry.params))
 
     def _count(self, entry: Entry) -> None:
         self._opened += 1
         if entry.enqueued is not None:
             self._enqueued.add(entry.enqueued)
-        base = self.base_of(entry.params)
+        base = base_of(self._space, entry.params)
         self._streams[base] += 1
         self._bases.setdefault(base, {path: entry.params[path] for path in self._space.base_paths()})
 
     def _started(self, entry: Entry) -> Entry:
-        base = self.base_of(entry.params)
+        base = base_of(self._space, entry.params)
         if base not in self._standing:
             self._training[base] = entry.number
         return entry

@@ -93,7 +93,7 @@ def _distribution(path: str, entry: Any, source: str) -> BaseDistribution:
     if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, number) for v in values):
         raise InputError(f"{where}: `{kind}` needs two numbers [low, high], but got {values!r}")
     low, high = values
-    if not low < high or kind == "log" and low <= 0:
+    if not low < high or (kind == "log" and low <= 0):
         rule = "0 < low < high" if kind == "log" else "low < high"
         raise InputError(f"{where}: {rule} must hold for `{kind}`, but got {values!r}")
     return IntDistribution(low, high) if kind == "int" else FloatDistribution(low, high, log=kind == "log")
@@ -108,7 +108,9 @@ def _check_path(path: str, where: str) -> None:
         fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
         if part not in fields:
             parent = ".".join([first, *rest][:i]) or "the trial config"
-            raise InputError(f"{where}: no such path in the trial config; {parent} has: {', '.join(fields) or 'no keys'}")
+            raise InputError(
+                f"{where}: no such path in the trial config; {parent} has: {', '.join(fields) or 'no keys'}"
+            )
         model = fields[part].annotation
     if isinstance(model, type) and issubclass(model, BaseModel):
         raise InputError(f"{where}: is a group; search one of its keys: {', '.join(model.model_fields)}")
@@ -123,9 +125,15 @@ def _extremes(distribution: BaseDistribution) -> list[Value]:
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
-        return any(value == choice and isinstance(value, str) == isinstance(choice, str) for choice in distribution.choices)
+        return any(
+            value == choice and isinstance(value, str) == isinstance(choice, str) for choice in distribution.choices
+        )
     assert isinstance(distribution, IntDistribution | FloatDistribution)
-    return isinstance(value, int | float) and not isinstance(value, bool) and distribution.low <= value <= distribution.high
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and distribution.low <= value <= distribution.high
+    )
 
 
 def _with_value(values: dict[str, Any], path: list[str], value: Value) -> dict[str, Any]:

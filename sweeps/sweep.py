@@ -1,10 +1,10 @@
 """A sweep as a folder below `sweeps/`: its recipe, its ledger, its trials, who drives it.
 
-    sweep.json      id, creation time, versions
-    recipe.yaml     the recipe, complete, as it was when the sweep began
-    ledger.db       the Optuna study
-    trials/0007/    result.json, progress.json, error.txt of trial 7
-    leaderboard.csv, report.md, result.png    written at the end
+sweep.json      id, creation time, versions
+recipe.yaml     the recipe, complete, as it was when the sweep began
+ledger.db       the Optuna study
+trials/0007/    result.json, progress.json, error.txt of trial 7
+leaderboard.csv, report.md, result.png    written at the end
 """
 
 import fcntl
@@ -90,7 +90,9 @@ def create_sweep(home: Path, name: str | None, recipe_name: str, recipe: Recipe)
     if name is not None:
         sweep = Sweep(home, check_name(name, "--name"))
         if sweep.folder.exists():
-            raise InputError(f"--name {name}: a sweep of this name exists in {sweep.folder.parent}; resume or delete it")
+            raise InputError(
+                f"--name {name}: a sweep of this name exists in {sweep.folder.parent}; resume or delete it"
+            )
         return _written(sweep, recipe)
     number = 1
     while (sweep := Sweep(home, recipe_name if number == 1 else f"{recipe_name}-{number}")).folder.exists():

@@ -6,9 +6,12 @@ written later from the trial's result: when the trial ends, when the sweep ends,
 
 import logging
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -155,10 +158,12 @@ class SweepTracking:
     def _reconcile(self, entries: list[Entry]) -> None:
         client = self._connected()
         for entry in entries:
-            if entry.state != "running" and entry.run_id:
-                if client.get_run(entry.run_id).info.status in ("RUNNING", "KILLED"):
-                    self._logged.pop(entry.number, None)
-                    self._end_trial(entry)
+            if entry.state == "running":
+                continue
+            # Where the tracking was down when the trial began, it has no run yet.
+            run_id = entry.run_id or self._begin_trial(entry, entry.params)
+            if client.get_run(run_id).info.status in ("RUNNING", "KILLED"):
+                self._end_trial(replace(entry, run_id=run_id))
 
     def _tags(self, trial: str) -> dict[str, str]:
         return {"sweep": self._name, "sweep_id": self._sweep_id, "trial": trial, "mlflow.source.name": "sweeps"}
@@ -194,12 +199,58 @@ def attach_report(home: Path, sweep_id: str, files: list[Path]) -> None:
             client.log_artifact(run.info.run_id, str(path))
 
 
-def delete_sweep_runs(home: Path, sweep_id: str) -> list[str]:
-    """Delete all runs of a sweep; returns their ids."""
+def register_model(
+    home: Path,
+    folder: Path,
+    provenance: dict[str, Any],
+    metrics: dict[str, dict[str, float]],
+    config: dict[str, Any],
+) -> str:
+    """Register a model folder under its name, with where it comes from; returns `NAME version N`.
+
+    Args:
+        metrics: by split, then by name.
+        config: the complete trial config.
+    """
     client, experiment = connect(home)
-    deleted = []
+    origin = {key: str(provenance[key]) for key in ("sweep", "sweep_id", "trial", "base_key") if key in provenance}
+    tags = origin | {"data_fingerprint": provenance["data"]["fingerprint"]}
+    # The tag `trial` tells a sweep's runs apart; a model's run only names where it comes from.
+    run_tags = {f"from_{key}": value for key, value in tags.items()} | {"model": folder.name}
+    run = client.create_run(experiment, run_name=folder.name, tags=run_tags)
+    run_id, now = run.info.run_id, int(time.time() * 1000)
+    numbers = [(f"{split}/{key}", value) for split, values in metrics.items() for key, value in values.items()]
+    client.log_batch(
+        run_id,
+        metrics=[Metric(key, value, now, 0) for key, value in numbers],
+        params=[Param(key, str(value)) for key, value in flattened(config).items()],
+    )
+    client.log_artifacts(run_id, str(folder), "model")
+    client.set_terminated(run_id)
+    with suppress(MlflowException):  # It is there already: this is its next version.
+        client.create_registered_model(folder.name)
+    source = f"{run.info.artifact_uri}/model"
+    version = client.create_model_version(folder.name, source, run_id=run_id, tags=tags)
+    return f"{folder.name} version {version.version}"
+
+
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted path."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def delete_sweep_runs(home: Path, sweep_id: str) -> int:
+    """Delete all runs of a sweep, for good where the database is ours; returns how many there were."""
+    client, experiment = connect(home)
+    deleted: list[str] = []
     while runs := client.search_runs([experiment], f"tags.sweep_id = '{sweep_id}'", max_results=1000):
         for run in runs:
             client.delete_run(run.info.run_id)
             deleted.append(run.info.run_id)
-    return deleted
+    if deleted and tracking_uri(home).startswith("sqlite:"):
+        command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", tracking_uri(home)]
+        subprocess.run([*command, "--run-ids", ",".join(deleted)], check=True, capture_output=True)
+    return len(deleted)

@@ -44,7 +44,7 @@ def run_trial(assignment: dict[str, Any]) -> None:
     start = time.monotonic()
     try:
         result = _both_phases(assignment, folder)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 Whatever it is, it is this trial's result.
         (folder / "error.txt").write_text(traceback.format_exc())
         kind = "non-finite" if isinstance(error, NonFiniteError) else "error"
         reason = str(error).partition("\n")[0]

@@ -55,7 +55,7 @@ class Batches:
 
     def evaluation(self) -> Iterator[Tensor]:
         """All images in their order, unchanged: (B, 3, H, W)."""
-        for pixels in self._pixels.split(_EVALUATION_BATCH):
+        for pixels in torch.split(self._pixels, _EVALUATION_BATCH):
             yield self._normalised(pixels)
 
     def _moved(self, chosen: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:

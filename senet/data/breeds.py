@@ -33,7 +33,7 @@ _NAMES = (
 
 # One random stream per purpose, so that asking for more of one thing changes no other.
 _FAMILY, _BREED, _PAIR, _LITTER, _BASE, _STREAMING = range(6)
-_FAMILIES, _FAMILY_SHARE = 6, 0.8
+_FAMILIES, _FAMILY_SHARE = 6, 0.5
 _CHUNK, _WORDS_PER_PICTURE, _SPOT_CELLS = 32, 640, 8
 
 _BLACK, _BROWN, _RUST, _TAN = (0.15, 0.14, 0.16), (0.38, 0.24, 0.16), (0.68, 0.38, 0.18), (0.80, 0.58, 0.34)
@@ -103,7 +103,7 @@ class BreedsSpec:
     size: int = 48
     """side of the square pictures, pixels, 16 to 512"""
     seed: int = 0
-    difficulty: float = 1.2
+    difficulty: float = 1.25
     """scales the variation within a breed, pose, light, background, noise and occlusion; 0 draws clean pictures"""
 
     def __post_init__(self) -> None:
@@ -115,6 +115,18 @@ class BreedsSpec:
             if not least <= value <= most or value == math.inf:
                 wanted = f"at least {least}" if most == math.inf else f"{least} to {most}"
                 raise InputError(f"`{option}` must be {wanted}, but got {value}")
+
+    def classes(self) -> tuple[str, ...]:
+        """Names of the breeds."""
+        named = _NAMES.split()
+        return (*named, *(f"breed-{i + 1}" for i in range(len(named), self.breeds)))[: self.breeds]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Number of pictures by set and split."""
+        return {
+            which: {split: number * getattr(self, f"{split}_per_{kind}") for split in SPLITS}
+            for which, kind, number in (("base", "breed", self.breeds), ("streaming", "mix", self.mixes))
+        }
 
 
 def prepare_breeds(folder: Path, spec: BreedsSpec, replace: bool = False) -> None:
@@ -131,7 +143,7 @@ def prepare_breeds(folder: Path, spec: BreedsSpec, replace: bool = False) -> Non
     Raises:
         InputError: `folder` exists and `replace` is false.
     """
-    names = [*_NAMES.split(), *(f"breed-{i + 1}" for i in range(len(_NAMES.split()), 200))][: spec.breeds]
+    names = spec.classes()
     looks = _breed_looks(spec)
     pairs = _pairs(spec)
     source = {"generator": "breeds", **asdict(spec), "mix_names": [f"{names[a]}+{names[b]}" for a, b in pairs]}
@@ -191,7 +203,7 @@ class _Dice:
 
 
 def _breed_looks(spec: BreedsSpec) -> _Floats:
-    """(breeds, columns); most of a breed's genes are those of its family, so that neighbours resemble."""
+    """(breeds, columns); about half of a breed's genes are those of its family, so that relatives resemble."""
     looks = np.empty((spec.breeds, len(_JITTER)), np.float32)
     for breed in range(spec.breeds):
         family = _Dice(_bits(spec.seed, _FAMILY, breed % _FAMILIES)).uniform(len(_GENES))[0]
@@ -222,11 +234,12 @@ def _pairs(spec: BreedsSpec) -> list[tuple[int, int]]:
 
 
 def _litter_weights(seed: int, mix: int) -> _Floats:
-    """(genes,) the first parent's share: a third of the genes from each parent, a third blended."""
+    """(genes,) the first parent's share: half of the genes from each parent, a last odd one blended."""
     dice = _Dice(_bits(seed, _LITTER, mix))
     rank = np.argsort(np.argsort(dice.uniform(len(_GENES))[0], kind="stable"), kind="stable")
     blend = 0.35 + 0.3 * dice.uniform(len(_GENES))[0]
-    return np.choose(rank * 3 // len(_GENES), [0, 1, blend]).astype(np.float32)
+    half = len(_GENES) // 2
+    return np.where(rank < half, 0, np.where(rank < 2 * half, 1, blend)).astype(np.float32)
 
 
 def _pictures(

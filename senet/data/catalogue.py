@@ -1,6 +1,7 @@
 """Data sets by name: prepared ones, and the embedded one, which is drawn when it is first wanted."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from senet.config import TrialConfig
@@ -31,6 +32,27 @@ def obtain_dataset(home: Path, name: str) -> Dataset:
             )
         prepare_breeds(folder, BreedsSpec())
     return open_dataset(folder)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a data set without its images."""
+
+    classes: tuple[str, ...]
+    size: int
+    """side of the images, pixels"""
+    counts: dict[str, dict[str, int]]
+    """images by set (base, streaming) and split"""
+
+
+def describe_dataset(home: Path, name: str) -> Description:
+    """Describe the data set `name`, also `breeds` before it is drawn. Raises InputError where there is none."""
+    folder = dataset_folder(home, name)
+    if name == EMBEDDED and not (folder / "manifest.json").exists():
+        spec = BreedsSpec()
+        return Description(spec.classes(), spec.size, spec.counts())
+    manifest = obtain_dataset(home, name).manifest
+    return Description(tuple(manifest["classes"]), manifest["size"], manifest["counts"])
 
 
 def check_fits(config: TrialConfig, dataset: Dataset, source: str) -> None:

@@ -302,7 +302,7 @@ def _check(bases: _Listing, streams: _Listing) -> None:
 def _write_images(writer: DatasetWriter, which: SetName, listing: _Listing, size: int) -> None:
     """Decode all files into the set's array; afterwards both hold the readable ones only."""
     images = writer.create_images(which, len(listing.files), size)
-    problems = _decode_all([listing.root / name for name, _ in listing.files], images)
+    problems = decode_pictures([listing.root / name for name, _ in listing.files], images)
     for (name, _), problem in zip(listing.files, problems, strict=True):
         if problem:
             listing.skip(name, problem)
@@ -339,8 +339,12 @@ def _manifest_source(bases: _Listing, streams: _Listing, size: int, seed: int) -
     }
 
 
-def _decode_all(paths: list[Path], images: npt.NDArray[np.uint8]) -> list[str]:
-    """Decode each file into its row of `images` (N, size, size, 3); returns what was wrong with each, or ""."""
+def decode_pictures(paths: list[Path], images: npt.NDArray[np.uint8]) -> list[str]:
+    """Decode each file as `import_folders` does into its row of `images`, uint8 (N, size, size, 3).
+
+    Returns:
+        What was wrong with each file, or "".
+    """
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
     # Pillow decodes and scales outside the interpreter's lock: threads are no slower than processes.

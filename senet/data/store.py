@@ -124,9 +124,7 @@ class DatasetWriter:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         return images
 
-    def write_labels(
-        self, which: SetName, labels: npt.NDArray[np.bool_], split: npt.NDArray[np.uint8]
-    ) -> None:
+    def write_labels(self, which: SetName, labels: npt.NDArray[np.bool_], split: npt.NDArray[np.uint8]) -> None:
         """Labels (N, C) and splits (N,) of one set."""
         np.save(self.folder / f"{which}.labels.npy", labels.astype(np.bool_))
         np.save(self.folder / f"{which}.split.npy", split.astype(np.uint8))

@@ -1,0 +1,49 @@
+# Two commands do everything: `make sweep` runs a first sweep, `make test` runs the tests. Both set up what they need.
+
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup sweep check test soak lock clean
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml Makefile
+	@python=$$(for p in "$(PYTHON)" python3 python3.12 python3.11; do \
+		$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done); \
+	if [ -z "$$python" ]; then echo "Python 3.11 or 3.12 is needed; name it: make PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	test -x $(BIN)/python || $$python -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+# A sweep over the embedded data: a result to look at, in minutes.
+sweep: setup
+	@sweeps run quickstart
+
+# Lint, types, fast tests: under a minute.
+check: setup
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest -m "not slow and not soak"
+
+# All tests but the soak: under ten minutes on two cores.
+test: setup
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest -m "not soak"
+
+# Chaos, fuzzing, long goldens: under 70 minutes.
+soak: setup
+	pytest -x -m soak
+
+# A new lock file: names, versions and platform markers, no addresses.
+lock: setup
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links --upgrade --quiet -o requirements.lock
+
+clean:
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,124 @@
+"""What each command of `senet` does. torch is imported by the commands that need it."""
+
+import json
+from argparse import Namespace
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from senet.config import read_config
+from senet.errors import InputError
+from senet.home import home
+
+
+def list_datasets(arguments: Namespace) -> int:
+    """Print the prepared data sets."""
+    from senet.data.store import open_dataset
+
+    found = sorted(path.parent for path in (home() / "datasets").glob("*/manifest.json"))
+    for folder in found:
+        dataset = open_dataset(folder)
+        counts = dataset.manifest["counts"]
+        print(
+            f"{dataset.name}: {len(dataset.classes)} classes, {dataset.size} px, base {sum(counts['base'].values())} "
+            f"images, streaming {sum(counts['streaming'].values())}, {dataset.kind}, fingerprint {dataset.fingerprint}"
+        )
+    if not found:
+        print(f"no data sets in {home() / 'datasets'}")
+    return 0
+
+
+def import_dataset(arguments: Namespace) -> int:
+    """Prepare a data set from folders."""
+    from senet.data.catalogue import dataset_folder
+    from senet.data.folder import import_folders
+
+    target = dataset_folder(home(), arguments.name)
+    report = import_folders(
+        target,
+        arguments.base,
+        arguments.stream,
+        size=arguments.size,
+        seed=arguments.seed,
+        replace=arguments.replace,
+        kind="several objects" if arguments.several_objects else "one object of mixed kind",
+    )
+    print("\n".join(report.lines()))
+    print(f"wrote {target}; search on it: sweeps run photos --set data={arguments.name}")
+    return 0
+
+
+def draw_breeds(arguments: Namespace) -> int:
+    """Draw a data set of breeds."""
+    from senet.data.breeds import BreedsSpec, prepare_breeds
+    from senet.data.catalogue import dataset_folder
+
+    target = dataset_folder(home(), arguments.name)
+    options = {field.name: getattr(arguments, field.name) for field in fields(BreedsSpec)}
+    spec = BreedsSpec(**{name: value for name, value in options.items() if value is not None})
+    prepare_breeds(target, spec, arguments.replace)
+    print(f"wrote {target}: {spec.breeds} breeds, {spec.mixes} mixes, {spec.size} px")
+    return 0
+
+
+def train(arguments: Namespace) -> int:
+    """Train a config in full."""
+    read_config(arguments.config)  # A wrong config is told before torch is imported.
+
+    from senet.training import model_target, train_from_file
+
+    folder = model_target(home(), arguments.config, arguments.name)
+    train_from_file(arguments.config, folder, home(), arguments.seed)
+    return 0
+
+
+def stream(arguments: Namespace) -> int:
+    """Stream further multi-label images into a model."""
+    from senet.config import parse_trial
+    from senet.data.catalogue import obtain_dataset
+    from senet.data.store import check_name
+    from senet.device import make_runtime
+    from senet.final import stream_model
+    from senet.modelfolder import load_model, refuse_existing, save_model
+    from senet.training import print_epoch, print_result
+
+    model = load_model(arguments.model)
+    options = {name: getattr(arguments, name) for name in ("learning_rate", "epochs", "distillation")}
+    given = {name: value for name, value in options.items() if value is not None}
+    values = model.config.model_dump(mode="json")
+    values["streaming"] |= given
+    streaming = parse_trial(values, "command line").streaming
+    folder = home() / "models" / check_name(arguments.name, "--name") if arguments.name else _numbered(arguments.model)
+    refuse_existing(folder)
+    dataset = obtain_dataset(home(), arguments.dataset)
+    streamed = stream_model(model, streaming, dataset, make_runtime("auto", model.config.precision), print_epoch)
+    save_model(folder, streamed)
+    print_result(folder, streamed)
+    return 0
+
+
+def predict(arguments: Namespace) -> int:
+    """Print the labels of images."""
+    from senet.device import make_runtime
+    from senet.modelfolder import load_model
+    from senet.predict import predict_files
+
+    if arguments.top < 1:
+        raise InputError(f"--top must be 1 or more, but got {arguments.top}")
+    model = load_model(arguments.model)
+    for prediction in predict_files(model, arguments.images, make_runtime("auto", model.config.precision)):
+        if arguments.json:
+            described: dict[str, Any] = {"file": str(prediction.file), "labels": prediction.labels()}
+            print(json.dumps(described | {"probabilities": prediction.probabilities}, ensure_ascii=False))
+            continue
+        shown = list(prediction.probabilities.items())[: arguments.top]
+        print(f"{prediction.file}: " + ", ".join(f"{label} {probability:.2f}" for label, probability in shown))
+    return 0
+
+
+def _numbered(model: Path) -> Path:
+    """A free folder beside `model`: its name with a number."""
+    number = 2
+    while (folder := home() / "models" / f"{model.resolve().name}-{number}").exists():
+        number += 1
+    return folder

@@ -1,0 +1,72 @@
+"""What a config costs, before it is trained: parameters, arithmetic, seconds on this machine."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from senet.config import TrialConfig
+from senet.device import Runtime
+from senet.losses import LOSSES
+from senet.models import build_model
+
+_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one network on one machine."""
+
+    parameters: int
+    flops: int
+    """floating-point operations of one image, forward"""
+    training_seconds: float
+    """of one image: forward, backward and step"""
+    evaluation_seconds: float
+    """of one image: forward"""
+
+
+def measure_cost(config: TrialConfig, classes: int, size: int, runtime: Runtime) -> Cost:
+    """Count on the meta device, then time a few batches of random images (N, 3, size, size)."""
+    with torch.device("meta"):
+        counted = build_model(config.model, classes)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            counted.eval()(torch.empty(1, 3, size, size))
+    parameters = sum(p.numel() for p in counted.parameters())
+    network = build_model(config.model, classes).to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(config.base.batch_size, 3, size, size, device=runtime.device)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.arange(len(images), device=runtime.device)[:, None] % classes == torch.arange(
+        classes, device=runtime.device
+    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, fused=True)
+
+    def train() -> None:
+        with runtime.autocast():
+            logits = network(images)
+        LOSSES[config.loss](logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def evaluate() -> None:
+        with torch.inference_mode(), runtime.autocast():
+            network(images)
+
+    count = len(images)
+    return Cost(
+        parameters, counter.get_total_flops(), _seconds(train, runtime) / count, _seconds(evaluate, runtime) / count
+    )
+
+
+def _seconds(action: object, runtime: Runtime) -> float:
+    """The fastest of a few runs, after one to warm up."""
+    assert callable(action)
+    best = float("inf")
+    for _ in range(_REPEATS + 1):
+        start = time.perf_counter()
+        action()
+        if runtime.device.type == "cuda":
+            torch.cuda.synchronize(runtime.device)
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,68 @@
+"""From a config file to a model folder, as the commands `senet train` and `sweeps train` do it."""
+
+from pathlib import Path
+
+from senet.config import read_config
+from senet.data.catalogue import obtain_dataset
+from senet.data.store import check_name
+from senet.device import make_runtime
+from senet.final import train_final
+from senet.modelfolder import Model, refuse_existing, save_model
+from senet.phases import Report
+
+
+def model_target(home: Path, config: Path, name: str | None) -> Path:
+    """Where the model goes: `models/NAME`, by default named like the config file. Raises InputError if it is there."""
+    folder = home / "models" / check_name(name or config.stem, "--name" if name else "the file's name")
+    refuse_existing(folder)
+    return folder
+
+
+def train_from_file(path: Path, folder: Path, home: Path, seed: int | None = None) -> Model:
+    """Train the config at `path` in full and write the model at `folder`; says on standard output how it goes.
+
+    A training that was stopped goes on from its last epoch.
+
+    Args:
+        seed: instead of the config's.
+    """
+    config, provenance = read_config(path)
+    if seed is not None:
+        config = config.model_copy(update={"seed": seed})
+    dataset = obtain_dataset(home, config.data)
+    runtime = make_runtime("auto", config.precision)
+    progress = folder.with_name(f".{folder.name}.progress")
+    model = train_final(config, dataset, runtime, print_epoch, provenance, progress)
+    save_model(folder, model)
+    for file in progress.glob("*.pt"):
+        file.unlink()
+    if progress.exists():
+        progress.rmdir()
+    print_result(folder, model)
+    return model
+
+
+def print_epoch(report: Report) -> None:
+    """One line an epoch."""
+    accuracy = ", ".join(
+        f"{name.replace('_', ' ')} {100 * report[name]:.1f}"
+        for name in ("train_topk", "base_topk", "original_topk", "streaming_topk", "joint")
+        if name in report
+    )
+    print(
+        f"{report['phase']} epoch {report['epoch']}/{report['epochs']}: loss {report['train_loss']:.4f}, {accuracy}"
+        f" ({report['seconds']:.0f} s)",
+        flush=True,
+    )
+
+
+def print_result(folder: Path, model: Model) -> None:
+    """What the finished model can do, on both splits, and where it is."""
+    k = model.config.objective.top_k
+    for split, values in model.metrics.items():
+        print(
+            f"{split} (percent, top {k}): base {100 * values['base_topk']:.1f}, after streaming: original "
+            f"{100 * values['original_topk']:.1f}, streaming {100 * values['streaming_topk']:.1f}, joint "
+            f"{100 * values['joint']:.1f}, calibration error {100 * values['calibration_error']:.1f}"
+        )
+    print(f"wrote {folder}; try it: senet predict {folder} IMAGE…")

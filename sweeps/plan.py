@@ -1,0 +1,74 @@
+"""What a sweep would run and cost, without starting anything."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from senet.config import TrialConfig
+from senet.cost import Cost, measure_cost
+from senet.data.catalogue import describe_dataset
+from senet.device import make_runtime
+from sweeps.config import Recipe
+from sweeps.progress import clock
+from sweeps.report import describe_params
+from sweeps.search import base_of
+from sweeps.space import Params, Space, describe
+
+
+def plan(recipe: Recipe, home: Path, name: str) -> str:
+    """The dry run's text: data, space, first configurations, bases, arithmetic, time, saving."""
+    space = recipe.parsed_space("recipe")
+    config = space.config({})
+    data = describe_dataset(home, recipe.data)
+    torch.set_num_threads(max(1, int(recipe.resources.cpu)))
+    runtime = make_runtime("auto" if recipe.resources.gpu else "cpu", config.precision)
+    cost = measure_cost(config, len(data.classes), data.size, runtime)
+    base = _seconds(config, cost, data.counts, "base")
+    streaming = _seconds(config, cost, data.counts, "streaming")
+    device = runtime.identity()["device"]
+    slots = recipe.search.concurrency or max(1, int((os.cpu_count() or 1) / recipe.resources.cpu))
+    bases, trials = expected_bases(recipe, space), recipe.search.trials
+    counts = "; ".join(
+        f"{which} {part['train']} training, {part['validation']} validation" for which, part in data.counts.items()
+    )
+    first = recipe.first_configurations(space, "recipe")
+    lines = [
+        f"sweep {name}: {recipe.description}".rstrip(": "),
+        f"data {recipe.data}: {len(data.classes)} classes, {data.size} px; {counts}",
+        f"search: {trials} trials by {recipe.search.sampler}, {len(first)} of them given, {slots} at a time",
+        *(f"  {path}: {describe(distribution)}" for path, distribution in space.distributions.items()),
+        *(f"  first: {describe_params(_differing(params, space))}" for params in first),
+        f"network at its defaults: {cost.parameters:,} parameters, {cost.flops / 1e6:.1f} MFLOPs an image forward",
+        f"a base takes about {base:.0f} s, a streaming phase {streaming:.0f} s (measured just now on {device})",
+        f"about {bases} bases for {trials} trials: {clock((bases * base + trials * streaming) / slots)} in all, against "
+        f"{clock(trials * (base + streaming) / slots)} if every trial trained its own",
+        "nothing was started",
+    ]
+    return "\n".join(lines)
+
+
+def expected_bases(recipe: Recipe, space: Space) -> int:
+    """How many bases the search will train if no suggestion repeats one and none is in the store."""
+    search = recipe.search
+    streams: dict[str, int] = {}
+    first = recipe.first_configurations(space, "recipe")[: search.trials]
+    for params in first:
+        base = base_of(space, params)
+        streams[base] = streams.get(base, 0) + 1
+    room = sum(max(0, search.streams_per_base - count) for count in streams.values())
+    rest = max(0, search.trials - len(first) - room)
+    return len(streams) + -(-rest // search.streams_per_base)
+
+
+def _seconds(config: TrialConfig, cost: Cost, counts: dict[str, dict[str, int]], phase: str) -> float:
+    """Seconds of one phase: every epoch trains on one set; streaming evaluates on both."""
+    settings = config.base if phase == "base" else config.streaming
+    evaluated = [counts["base"], counts["streaming"]] if phase == "streaming" else [counts["base"]]
+    evaluation = sum(part["validation"] for part in evaluated) * cost.evaluation_seconds
+    return settings.epochs * (counts[phase]["train"] * cost.training_seconds + evaluation)
+
+
+def _differing(params: Params, space: Space) -> Params:
+    defaults = space.defaults()
+    return {path: value for path, value in params.items() if value != defaults[path]} or params
