@@ -29,6 +29,8 @@ def plan(recipe: Recipe, home: Path, name: str) -> str:
     device = runtime.identity()["device"]
     slots = recipe.search.concurrency or max(1, int((os.cpu_count() or 1) / recipe.resources.cpu))
     bases, trials = expected_bases(recipe, space), recipe.search.trials
+    shared = clock((bases * base + trials * streaming) / slots)
+    alone = clock(trials * (base + streaming) / slots)
     counts = "; ".join(
         f"{which} {part['train']} training, {part['validation']} validation" for which, part in data.counts.items()
     )
@@ -41,8 +43,7 @@ def plan(recipe: Recipe, home: Path, name: str) -> str:
         *(f"  first: {describe_params(_differing(params, space))}" for params in first),
         f"network at its defaults: {cost.parameters:,} parameters, {cost.flops / 1e6:.1f} MFLOPs an image forward",
         f"a base takes about {base:.0f} s, a streaming phase {streaming:.0f} s (measured just now on {device})",
-        f"about {bases} bases for {trials} trials: {clock((bases * base + trials * streaming) / slots)} in all, against "
-        f"{clock(trials * (base + streaming) / slots)} if every trial trained its own",
+        f"about {bases} bases for {trials} trials: {shared} in all, against {alone} if every trial trained its own",
         "nothing was started",
     ]
     return "\n".join(lines)

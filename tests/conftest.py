@@ -1,0 +1,69 @@
+"""What many tests share: a tiny data set and a config that trains on it in a second."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from senet.config import TrialConfig, parse_trial
+from senet.data.breeds import BreedsSpec, prepare_breeds
+from senet.data.store import Dataset, open_dataset
+
+TINY = BreedsSpec(
+    breeds=6,
+    mixes=3,
+    train_per_breed=20,
+    validation_per_breed=10,
+    test_per_breed=10,
+    train_per_mix=20,
+    validation_per_mix=10,
+    test_per_mix=10,
+    size=24,
+    difficulty=0.5,
+)
+
+TINY_TRIAL: dict[str, Any] = {
+    "data": "tiny",
+    "precision": "fp32",
+    "model": {"width": 8},
+    "base": {"epochs": 3, "batch_size": 20, "learning_rate": 0.05, "schedule": "one_cycle"},
+    "streaming": {"epochs": 2, "batch_size": 20, "learning_rate": 0.01},
+    "objective": {"top_k": 2},
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Six breeds and three mixes of 24 pixels."""
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    prepare_breeds(folder, TINY)
+    return open_dataset(folder)
+
+
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`values` with nested `changes`."""
+    result = dict(values)
+    for key, value in changes.items():
+        result[key] = merged(result.get(key, {}), value) if isinstance(value, dict) else value
+    return result
+
+
+@pytest.fixture
+def trial_config() -> Callable[..., TrialConfig]:
+    """Makes the tiny trial's config with changes."""
+    return lambda **changes: parse_trial(merged(TINY_TRIAL, changes), "test")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty SWEEPS_HOME."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("SWEEPS_HOME", str(folder))
+    return folder

@@ -1,0 +1,105 @@
+"""Losses, metrics and calibration against loops, scikit-learn and enumeration."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+
+from senet import calibration, losses, metrics
+from senet.data.catalogue import chance_topk
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 7, generator=generator) * 2
+    labels = torch.zeros(40, 7, dtype=torch.bool)
+    for row in range(40):
+        labels[row, torch.randperm(7, generator=generator)[: 1 + row % 3]] = True
+    return logits, labels
+
+
+def test_margin_is_the_loop(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, labels = batch
+    total = 0.0
+    for scores, truth in zip(logits.tolist(), labels.tolist(), strict=True):
+        for i, is_true in enumerate(truth):
+            for j, other in enumerate(truth):
+                if is_true and not other:
+                    total += max(0.0, 1 - (scores[i] - scores[j])) / 7
+    assert losses.margin(logits, labels).item() == pytest.approx(total / 40, rel=1e-5)
+
+
+def test_margin_ignores_a_shift_of_an_image(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, labels = batch
+    shifted = logits + torch.arange(40.0)[:, None]
+    assert losses.margin(shifted, labels).item() == pytest.approx(losses.margin(logits, labels).item(), rel=1e-5)
+    assert losses.distillation(shifted, logits).item() == pytest.approx(0, abs=1e-9)
+    assert losses.distillation(2 * logits, logits).item() > 1
+
+
+def test_soft_margin_is_cross_entropy(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, labels = batch
+    p = 1 / (1 + np.exp(-logits.double().numpy()))
+    truth = labels.numpy()
+    expected = -np.where(truth, np.log(p), np.log(1 - p)).mean()
+    assert losses.soft_margin(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+def test_topk_wants_all_labels(batch: tuple[torch.Tensor, torch.Tensor], k: int) -> None:
+    logits, labels = batch
+    expected = []
+    for scores, truth in zip(logits.tolist(), labels.tolist(), strict=True):
+        best = set(sorted(range(7), key=lambda i: -scores[i])[:k])
+        expected.append({i for i, is_true in enumerate(truth) if is_true} <= best)
+    assert metrics.topk_hits(logits, labels, k).tolist() == expected
+    assert 0 < sum(expected) < 40 or k == 1
+    single = [truth[scores.index(max(scores))] for scores, truth in zip(logits.tolist(), labels.tolist(), strict=True)]
+    assert metrics.top1_hits(logits, labels).tolist() == single
+
+
+def test_mean_average_precision_is_sklearns(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, labels = batch
+    labels[:, 6] = False
+    expected = np.mean([average_precision_score(labels[:, c].numpy(), logits[:, c].numpy()) for c in range(6)])
+    assert metrics.mean_average_precision(logits, labels).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_exact_match_and_calibration_error() -> None:
+    probabilities = torch.tensor([[0.95, 0.05], [0.95, 0.65], [0.15, 0.05]])
+    labels = torch.tensor([[True, False], [True, False], [True, False]])
+    assert metrics.exact_match(probabilities, labels).item() == pytest.approx(1 / 3)
+    # Bins: 0.95 twice, both true; 0.65 once, false; 0.15 once, true; 0.05 twice, both false.
+    assert metrics.calibration_error(probabilities, labels).item() == pytest.approx((0.1 + 0.65 + 0.85 + 0.1) / 6)
+
+
+@pytest.mark.parametrize(("classes", "labels", "k"), [(7, 1, 3), (7, 2, 3), (6, 2, 2), (5, 3, 2)])
+def test_chance_is_the_share_of_choices(classes: int, labels: int, k: int) -> None:
+    choices = list(combinations(range(classes), k))
+    hits = sum(set(range(labels)) <= set(choice) for choice in choices)
+    assert chance_topk(classes, labels, k) == pytest.approx(hits / len(choices))
+
+
+def test_calibration_is_logistic_regression() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(4000, 5, generator=generator)
+    centred = losses.centred(logits)
+    truth = torch.rand(4000, 5, generator=generator) < torch.sigmoid(0.7 * centred - 1.3)
+    fitted = calibration.fit(logits, truth)
+    model = LogisticRegression(C=np.inf).fit(centred.reshape(-1, 1).numpy(), truth.flatten().numpy())
+    assert fitted.scale.item() == pytest.approx(model.coef_[0, 0], rel=1e-2)
+    assert fitted.bias.item() == pytest.approx(model.intercept_[0], rel=1e-2)
+    assert metrics.calibration_error(fitted.probabilities(logits), truth).item() < 0.02
+
+
+def test_calibration_of_separable_scores_stays_finite() -> None:
+    labels = torch.eye(6, dtype=torch.bool).repeat(10, 1)
+    fitted = calibration.fit(labels.float() * 8, labels)
+    probabilities = fitted.probabilities(labels.float() * 8)
+    assert probabilities.isfinite().all()
+    assert (probabilities[labels] > 0.9).all()
+    assert (probabilities[~labels] < 0.1).all()
