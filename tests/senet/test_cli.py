@@ -1,0 +1,164 @@
+"""The command `senet` as a person calls it: train, stream, predict, data; and its one-line errors."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from senet.cli import main
+from senet.data.store import open_dataset
+from senet.modelfolder import load_model
+from tests.conftest import TINY_TRIAL, merged
+
+DRAW = [
+    "--breeds",
+    "6",
+    "--mixes",
+    "3",
+    "--train-per-breed",
+    "20",
+    "--validation-per-breed",
+    "10",
+    "--test-per-breed",
+    "10",
+    "--train-per-mix",
+    "20",
+    "--validation-per-mix",
+    "10",
+    "--test-per-mix",
+    "10",
+    "--size",
+    "24",
+    "--difficulty",
+    "0.5",
+]
+
+
+@pytest.fixture
+def config(home: Path, tmp_path: Path) -> Path:
+    """A config file whose data set is prepared."""
+    assert main(["data", "breeds", "tiny", *DRAW]) == 0
+    path = tmp_path / "best.yaml"
+    path.write_text(yaml.safe_dump(TINY_TRIAL | {"provenance": {"sweep": "s", "trial": 3}}))
+    return path
+
+
+def test_train_stream_predict(config: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(config), "--name", "first"]) == 0
+    folder = home / "models" / "first"
+    assert {path.name for path in folder.iterdir()} == {
+        "weights.safetensors", "config.yaml", "model.json", "metrics.json",
+    }  # fmt: skip
+    assert [path.name for path in (home / "models").iterdir()] == ["first"], "no progress is left"
+    model = load_model(folder)
+    assert set(model.metrics) == {"validation", "test"}
+    assert 0.3 < model.metrics["test"]["joint"] < 1
+    assert model.metrics["test"]["calibration_error"] < 0.2
+    assert (model.provenance["sweep"], model.provenance["trial"]) == ("s", 3)
+
+    # The next mixes, of the same breeds: what was learned before is measured before and after.
+    assert main(["data", "breeds", "next", *DRAW, "--seed", "0", "--mixes", "5"]) == 0
+    assert main(["stream", str(folder), "next", "--epochs", "3", "--learning-rate", "0.005"]) == 0
+    streamed = load_model(home / "models" / "first-2")
+    assert streamed.config.streaming.epochs == 3
+    assert streamed.metrics["test"]["streaming_topk"] > streamed.metrics["test"]["base_streaming_topk"]
+    assert streamed.provenance["streamed_into"][0]["metrics"] == model.metrics
+
+    dataset = open_dataset(home / "datasets" / "tiny")
+    files, truth = [], []
+    for i in dataset.base.indices("test")[:30]:
+        file = tmp_path / f"{i}.png"
+        Image.fromarray(dataset.base.images[i]).save(file)
+        files.append(str(file))
+        truth.append(dataset.classes[int(np.flatnonzero(dataset.base.labels[i])[0])])
+    capsys.readouterr()
+    assert main(["predict", str(folder), *files, "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == files
+    assert all(set(line["probabilities"]) == set(dataset.classes) for line in lines)
+    assert all(0 <= p <= 1 for line in lines for p in line["probabilities"].values())
+    hits = [label in list(line["probabilities"])[:2] for line, label in zip(lines, truth, strict=True)]
+    assert np.mean(hits) == pytest.approx(model.metrics["test"]["original_topk"], abs=0.25)
+
+    assert main(["predict", str(folder), files[0], "--top", "1"]) == 0
+    assert capsys.readouterr().out.count(" 0.") == 1
+
+
+def test_a_stopped_training_goes_on(config: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import senet.training
+
+    def stop(report: dict[str, object]) -> None:
+        if report["phase"] == "streaming":
+            raise KeyboardInterrupt
+
+    assert main(["train", str(config), "--name", "whole"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(senet.training, "print_epoch", stop)
+        assert main(["train", str(config), "--name", "resumed"]) == 1
+    assert not (home / "models" / "resumed").exists()
+    assert main(["train", str(config), "--name", "resumed"]) == 0
+    whole, resumed = (load_model(home / "models" / name) for name in ("whole", "resumed"))
+    assert whole.metrics == resumed.metrics
+
+
+def test_another_seed_is_another_model(config: Path, home: Path) -> None:
+    for seed in ("0", "1"):
+        assert main(["train", str(config), "--name", f"seed{seed}", "--seed", seed]) == 0
+    first, other = (load_model(home / "models" / f"seed{seed}") for seed in "01")
+    assert (first.config.seed, other.config.seed) == (0, 1)
+    assert first.metrics != other.metrics
+
+
+def line_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The only line on standard error of a call that must end with exit code 2."""
+    capsys.readouterr()
+    try:
+        code = main(list(arguments))
+    except SystemExit as stop:
+        code = int(str(stop.code))
+    captured = capsys.readouterr()
+    assert code == 2, captured
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+def test_wrong_input_is_one_line(config: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(str(path) for path in home.rglob("*"))
+    missing = str(tmp_path / "none")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump(merged(TINY_TRIAL, {"model": {"widht": 8}})))
+    other_data = tmp_path / "other.yaml"
+    other_data.write_text(yaml.safe_dump(TINY_TRIAL | {"data": "pets"}))
+    assert f"{missing}: no such file" in line_of(capsys, "train", missing)
+    assert f"{wrong}: unknown key `model.widht`" in line_of(capsys, "train", str(wrong))
+    assert "no data set `pets`" in line_of(capsys, "train", str(other_data))
+    assert "--name `a/b` must be" in line_of(capsys, "train", str(config), "--name", "a/b")
+    assert f"{missing}: no model folder" in line_of(capsys, "predict", missing, "x.png")
+    assert f"{missing}: no model folder" in line_of(capsys, "stream", missing, "tiny")
+    assert "exists" in line_of(capsys, "data", "breeds", "tiny", *DRAW)
+    assert "`breeds` must be 2 to 200, but got 1" in line_of(capsys, "data", "breeds", "x", "--breeds", "1")
+    assert missing in line_of(capsys, "data", "import", "x", "--base", missing, "--stream", missing)
+    assert "invalid choice: 'nothing'" in line_of(capsys, "nothing")
+    assert sorted(str(path) for path in home.rglob("*")) == before
+
+
+def test_wrong_input_to_a_model(config: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(config)]) == 0
+    folder = home / "models" / "best"
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    assert f"{text}: cannot be read as an image" in line_of(capsys, "predict", str(folder), str(text))
+    assert "exists already" in line_of(capsys, "train", str(config))
+    assert "--top must be 1 or more, but got 0" in line_of(capsys, "predict", str(folder), str(text), "--top", "0")
+    message = line_of(capsys, "stream", str(folder), "tiny", "--epochs", "0")
+    assert "`streaming.epochs`: should be greater than 0, but got 0" in message
+    main(["data", "breeds", "large", *DRAW, "--size", "32"])
+    assert "side of 32, but the model takes 24" in line_of(capsys, "stream", str(folder), "large")
+    main(["data", "breeds", "more", *DRAW, "--breeds", "8"])
+    assert "the model does not know the class" in line_of(capsys, "stream", str(folder), "more")
+    (folder / "weights.safetensors").write_bytes(b"pickle")
+    assert f"{folder}: the model folder is damaged" in line_of(capsys, "predict", str(folder), str(text))
