@@ -63,9 +63,8 @@ class Recipe(Config):
             if key in self.config:
                 raise InputError(f"{source}: `config.{key}`: belongs to the top level of the recipe, as `{key}`")
         constants = self.config | {"data": self.data, "objective": self.objective.model_dump()}
-        space = parse_space(constants, self.space, source)
-        space.config({}, f"{source}: `config`")
-        return space
+        Space(constants, {}).config({}, f"{source}: `config`")
+        return parse_space(constants, self.space, source)
 
     def first_configurations(self, space: Space, source: str) -> list[Params]:
         """`enqueue`, each entry completed. Raises InputError."""

@@ -14,26 +14,9 @@ from senet.modelfolder import load_model
 from tests.conftest import TINY_TRIAL, merged
 
 DRAW = [
-    "--breeds",
-    "6",
-    "--mixes",
-    "3",
-    "--train-per-breed",
-    "20",
-    "--validation-per-breed",
-    "10",
-    "--test-per-breed",
-    "10",
-    "--train-per-mix",
-    "20",
-    "--validation-per-mix",
-    "10",
-    "--test-per-mix",
-    "10",
-    "--size",
-    "24",
-    "--difficulty",
-    "0.5",
+    *("--breeds", "6", "--train-per-breed", "20", "--validation-per-breed", "10", "--test-per-breed", "10"),
+    *("--mixes", "3", "--train-per-mix", "20", "--validation-per-mix", "10", "--test-per-mix", "10"),
+    *("--size", "24", "--difficulty", "0.5"),
 ]
 
 

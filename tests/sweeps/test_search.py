@@ -1,0 +1,151 @@
+"""The suggester's decisions, seen without Ray: order, sharing of bases, resuming."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.config import Recipe, validate_recipe
+from sweeps.ledger import Entry, Ledger
+from sweeps.plan import expected_bases
+from sweeps.search import Suggester, base_of
+from tests.conftest import merged
+
+RECIPE: dict[str, Any] = {
+    "data": "tiny",
+    "search": {"trials": 14, "streams_per_base": 3, "seed": 1},
+    "space": {
+        "model.expansion": {"choice": [1, 2, 4]},
+        "model.reduction": {"choice": [8, 16, 32, "sqrt", "c/log c"]},
+        "streaming.learning_rate": {"log": [0.001, 0.1]},
+    },
+    "enqueue": [
+        {"model.expansion": e, "model.reduction": r, "streaming.learning_rate": rate}
+        for e, r in ((1, 16), (2, 32))
+        for rate in (0.001, 0.01)
+    ],
+}
+
+
+class Search:
+    """A suggester with its ledger, and trials that run in no time."""
+
+    def __init__(self, folder: Path, **search: Any) -> None:
+        self.recipe: Recipe = validate_recipe(merged(RECIPE, {"search": search}), "r")
+        self.space = self.recipe.parsed_space("r")
+        self.ledger = Ledger(folder, "s", create=True)
+        self.suggester = Suggester(self.recipe, self.space, self.ledger)
+
+    def base(self, entry: Entry) -> str:
+        return base_of(self.space, entry.params)
+
+    def stands(self, entry: Entry) -> None:
+        self.suggester.base_stands(entry.number, entry.params)
+
+    def end(self, entry: Entry, joint: float = 0.5) -> None:
+        metrics = {"joint": joint - abs(entry.params["streaming.learning_rate"] - 0.02)}  # type: ignore[operator]
+        self.ledger.finish(entry.number, {"state": "complete", "base_key": self.base(entry), "metrics": metrics})
+        self.suggester.ended(entry.number, metrics["joint"])
+
+    def run_all(self) -> list[Entry]:
+        """One trial at a time to the end."""
+        entries = []
+        while (entry := self.suggester.next()) is not None:
+            self.stands(entry)
+            self.end(entry)
+            entries.append(entry)
+        return entries
+
+
+def test_order_of_a_whole_search(tmp_path: Path) -> None:
+    search = Search(tmp_path)
+    entries = search.run_all()
+    assert search.suggester.done()
+    assert [entry.number for entry in entries] == list(range(14))
+    assert [entry.enqueued for entry in entries] == [0, 1, 2, 3] + [None] * 10
+    bases = [search.base(entry) for entry in entries]
+    # The two enqueued bases are filled up to three streams, then each new base gets three in a row.
+    assert bases[:2] == bases[4:5] * 2
+    assert bases[2:4] == bases[5:6] * 2
+    rest = bases[6:]
+    assert [len(set(rest[i : i + 3])) for i in range(0, 8, 3)] == [1, 1, 1]
+    assert len(set(bases)) == 5 == expected_bases(search.recipe, search.space)
+    # Streaming settings on the same base differ.
+    assert len({entry.params["streaming.learning_rate"] for entry in entries}) >= 12
+
+
+def test_a_configuration_waits_for_its_base(tmp_path: Path) -> None:
+    search = Search(tmp_path)
+    first, second = search.suggester.next(), search.suggester.next()
+    assert first is not None
+    assert second is not None
+    assert (first.enqueued, second.enqueued) == (0, 2), "1 needs the base that 0 is training"
+    third = search.suggester.next()
+    assert third is not None
+    assert third.enqueued is None, "the rest of the enqueued wait, so a new base is begun"
+    assert search.base(third) not in (search.base(first), search.base(second))
+    search.stands(first)
+    fourth = search.suggester.next()
+    assert fourth is not None
+    assert fourth.enqueued == 1
+
+
+def test_enqueued_configurations_keep_their_place_in_the_budget(tmp_path: Path) -> None:
+    search = Search(tmp_path, trials=4)
+    first, second = search.suggester.next(), search.suggester.next()
+    assert first is not None
+    assert second is not None
+    assert search.suggester.next() is None
+    assert not search.suggester.done()
+    search.stands(first)
+    search.stands(second)
+    assert sorted(entry.enqueued for entry in search.run_all()) == [1, 3]  # type: ignore[type-var]
+
+
+def test_a_failed_base_is_tried_by_the_next(tmp_path: Path) -> None:
+    search = Search(tmp_path)
+    first = search.suggester.next()
+    assert first is not None
+    search.ledger.finish(first.number, {"state": "failed", "error": "error: x"})
+    search.suggester.ended(first.number, None)
+    second = search.suggester.next()
+    assert second is not None
+    assert second.enqueued == 1
+    assert search.base(second) == search.base(first)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_resumed_search_goes_on_as_it_would_have(tmp_path: Path, sampler: str) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    whole = Search(tmp_path / "whole", sampler=sampler).run_all()
+    cut = Search(tmp_path / "cut", sampler=sampler)
+    for _ in range(9):
+        entry = cut.suggester.next()
+        assert entry is not None
+        cut.stands(entry)
+        if entry.number < 8:
+            cut.end(entry)
+    # Trial 8 was running when the driver died.
+    resumed = Search(tmp_path / "cut", sampler=sampler)
+    entries = resumed.run_all()
+    assert [entry.number for entry in entries] == [8, *range(9, 14)]
+    assert [entry.params for entry in entries] == [entry.params for entry in whole[8:]]
+    assert [entry.state for entry in resumed.ledger.entries()] == ["complete"] * 14
+
+
+def test_a_small_space_does_not_stop_the_search(tmp_path: Path) -> None:
+    search = Search(tmp_path, trials=60, sampler="random")
+    entries = search.run_all()
+    assert len(entries) == 60
+    assert len({search.base(entry) for entry in entries}) == 15
+
+
+def test_tpe_finds_the_better_half(tmp_path: Path) -> None:
+    def mean_distance(sampler: str) -> float:
+        folder = tmp_path / sampler
+        folder.mkdir()
+        entries = Search(folder, trials=60, sampler=sampler).run_all()[20:]
+        return sum(abs(e.params["streaming.learning_rate"] - 0.02) for e in entries) / len(entries)  # type: ignore[operator]
+
+    assert mean_distance("tpe") < 0.8 * mean_distance("random")
