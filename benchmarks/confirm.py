@@ -85,9 +85,8 @@ def main() -> None:
     }
     for role in chosen:
         spread = statistics.stdev(joints[role])
-        print(
-            f"{role}: test joint {statistics.mean(joints[role]):.4f} ± {spread:.4f} (standard deviation, n={len(seeds)})"
-        )
+        joint = statistics.mean(joints[role])
+        print(f"{role}: test joint {joint:.4f} ± {spread:.4f} (standard deviation, n={len(seeds)})")
     print(f"best − baseline: {mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
