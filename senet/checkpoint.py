@@ -1,24 +1,10 @@
 """A training phase's state on disk: written atomically, loaded without executing code."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save_progress(path: Path, state: dict[str, Any]) -> None:

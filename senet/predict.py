@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from senet.data.folder import decode_pictures
+from senet.data.pictures import decode_pictures
 from senet.device import Runtime
 from senet.errors import InputError
 from senet.modelfolder import Model

@@ -12,10 +12,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from senet.checkpoint import write_atomically
 from senet.config import TrialConfig
 from senet.data.store import Dataset
 from senet.device import Runtime
+from senet.files import write_atomically
 from senet.phases import OnEpoch, Trained, base_fingerprint, train_base
 
 

@@ -48,6 +48,12 @@ def resume(arguments: Namespace) -> int:
     console = Console()
     if sweep.is_driven():
         raise InputError(f"sweep `{sweep.name}` is running already; watch it: sweeps status {sweep.name}")
+
+    from sweeps.status import sweep_status
+
+    if sweep_status(sweep)["state"] == "finished":
+        _say(console, f"sweep {sweep.name} is finished; look at it: sweeps status {sweep.name}")
+        return 0
     _prepare_data(recipe, str(sweep.folder / "recipe.yaml"), console)
     set_ray_environment(local=arguments.address is None)
 

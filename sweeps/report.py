@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from senet.checkpoint import write_atomically
+from senet.files import write_atomically
 from sweeps.progress import percent
 from sweeps.status import Status
 from sweeps.sweep import Sweep

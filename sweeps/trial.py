@@ -8,13 +8,10 @@ from typing import Any
 
 from ray import tune
 
-from senet.checkpoint import write_atomically
 from senet.config import TrialConfig
 from senet.data.catalogue import obtain_dataset
-from senet.device import make_runtime
 from senet.errors import NonFiniteError
-from senet.phases import Report, stream
-from sweeps.bases import BaseStore
+from senet.files import write_atomically
 
 METRICS = (
     "base_top1",
@@ -58,13 +55,18 @@ def run_trial(assignment: dict[str, Any]) -> None:
 
 
 def _both_phases(assignment: dict[str, Any], folder: Path) -> dict[str, Any]:
+    # torch is for the worker: the driver, which only names this function, does without it.
+    from senet.device import make_runtime
+    from senet.phases import stream
+    from sweeps.bases import BaseStore
+
     home = Path(assignment["home"])
     config = TrialConfig.model_validate(assignment["config"])
     dataset = obtain_dataset(home, config.data)
     # Without a GPU share Ray hides no GPU: the share decides, not what can be seen.
     runtime = make_runtime("cuda" if assignment["gpu"] else "cpu", config.precision)
 
-    def on_epoch(report: Report) -> None:
+    def on_epoch(report: dict[str, Any]) -> None:
         write_atomically(folder / "progress.json", json.dumps(report).encode())
         tune.report(report)
 

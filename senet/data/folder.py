@@ -8,41 +8,22 @@ STREAM.csv                  or a table `file,labels` with lines such as `outfits
 import csv
 import io
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.Image import Transpose
 
+from senet.data.pictures import POLICY, decode_pictures, printable
 from senet.data.store import SPLITS, DatasetWriter, MultiLabelKind, SetName, stratified_split, writing
 from senet.errors import InputError
 
 MIN_SIZE, MAX_SIZE = 16, 1024
 MAX_UNREADABLE_PERCENT = 5
-POLICY = "shorter side, centre crop"
 
-# What photographs come in. Others are left out: Pillow would hand an EPS file to Ghostscript, which runs programs.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-_UPRIGHT = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
 _FOLDERS_DEEP = 2
-_FILES_PER_THREAD = 64
 _ROWS = 32
 _SHOWN = 8
 
@@ -90,7 +71,7 @@ class _Listing:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def skip(self, name: str, problem: str) -> None:
-        self.skipped.append((_shown(self.root / name), problem))
+        self.skipped.append((printable(self.root / name), problem))
 
 
 def import_folders(
@@ -148,10 +129,10 @@ def _list_base(base: Path) -> _Listing:
     for folder in _label_folders(listing, "the base pictures, one folder a class"):
         # `+` and `;` separate labels in combinations.
         if "+" in folder.name or ";" in folder.name or not folder.name.isprintable():
-            raise InputError(f"{_shown(folder)}: the name of a class must be plain text without `+` and `;`")
+            raise InputError(f"{printable(folder)}: the name of a class must be plain text without `+` and `;`")
         _add_folder(listing, folder, (folder.name,))
     if len(listing.groups) < 2:
-        raise InputError(f"{_shown(base)}: {len(listing.groups)} class folders, but at least two are needed")
+        raise InputError(f"{printable(base)}: {len(listing.groups)} class folders, but at least two are needed")
     return listing
 
 
@@ -160,16 +141,16 @@ def _list_stream(stream: Path, classes: list[str]) -> _Listing:
         return _list_csv(stream, classes)
     listing = _Listing("combination", stream, stream)
     for folder in _label_folders(listing, "the streaming pictures, one folder `A+B` a combination, or be a CSV file"):
-        _add_folder(listing, folder, _parse_labels(folder.name, "+", _shown(folder), classes))
+        _add_folder(listing, folder, _parse_labels(folder.name, "+", printable(folder), classes))
     if not listing.groups:
-        raise InputError(f"{_shown(stream)}: no folders; one a combination is needed, say `{'+'.join(classes[:2])}`")
+        raise InputError(f"{printable(stream)}: no folders; one a combination is needed, say `{'+'.join(classes[:2])}`")
     return listing
 
 
 def _label_folders(listing: _Listing, what: str) -> Iterator[Path]:
     """The folders right below the root; files beside them belong to no label."""
     if not os.path.isdir(listing.root):
-        raise InputError(f"{_shown(listing.root)}: no such folder; it should hold {what}")
+        raise InputError(f"{printable(listing.root)}: no such folder; it should hold {what}")
     for path in _entries(listing.root):
         if os.path.isdir(path):
             yield path
@@ -183,7 +164,7 @@ def _add_folder(listing: _Listing, folder: Path, labels: _Labels, depth: int = 1
     for path in _entries(folder):
         name = path.relative_to(listing.root).as_posix()
         if os.path.isdir(path) and depth == _FOLDERS_DEEP:
-            raise InputError(f"{_shown(path)}: too deep; pictures lie in a label's folder or one folder below")
+            raise InputError(f"{printable(path)}: too deep; pictures lie in a label's folder or one folder below")
         if os.path.isdir(path):
             _add_folder(listing, path, labels, depth + 1)
         elif path.is_symlink() and not _inside(path, listing.root):
@@ -199,11 +180,11 @@ def _entries(folder: Path) -> list[Path]:
     try:
         paths = [folder / name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
     except OSError as error:
-        raise InputError(f"{_shown(folder)}: cannot be listed ({error.strerror})") from None
+        raise InputError(f"{printable(folder)}: cannot be listed ({error.strerror})") from None
     for path in paths:
         # It could lead in circles, or count pictures twice.
         if path.is_symlink() and os.path.isdir(path):
-            raise InputError(f"{_shown(path)}: a link to a folder is not followed; put the folder itself there")
+            raise InputError(f"{printable(path)}: a link to a folder is not followed; put the folder itself there")
     return paths
 
 
@@ -215,14 +196,14 @@ def _list_csv(path: Path, classes: list[str]) -> _Listing:
     listing = _Listing("combination", path, path.parent)
     first_line: dict[str, int] = {}
     for line, file, text in _csv_rows(path):
-        where = f"{_shown(path)}:{line}"
+        where = f"{printable(path)}:{line}"
         name, real = _csv_file(path.parent, file, where)
         if real in first_line:
-            raise InputError(f"{where}: file `{_shown(file)}` is listed twice, first in line {first_line[real]}")
+            raise InputError(f"{where}: file `{printable(file)}` is listed twice, first in line {first_line[real]}")
         first_line[real] = line
         listing.files.append((name, _parse_labels(text, ";", where, classes)))
     if not listing.files:
-        raise InputError(f"{_shown(path)}: no pictures are listed; a line `file,labels` for each is needed")
+        raise InputError(f"{printable(path)}: no pictures are listed; a line `file,labels` for each is needed")
     listing.files.sort(key=lambda file: file[0].split("/"))  # as the same files come from folders
     listing.groups = {labels for _, labels in listing.files}
     return listing
@@ -230,7 +211,7 @@ def _list_csv(path: Path, classes: list[str]) -> _Listing:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, str, str]]:
     """(line, file, labels) of each row of the table."""
-    shown = _shown(path)
+    shown = printable(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")  # Spreadsheets write a byte-order mark.
     except OSError as error:
@@ -243,7 +224,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, str, str]]:
     try:
         header = reader.fieldnames or []
         if not {"file", "labels"} <= set(header):
-            raise InputError(f"{shown}:1: the header must be `file,labels`, but is `{_shown(','.join(header))}`")
+            raise InputError(f"{shown}:1: the header must be `file,labels`, but is `{printable(','.join(header))}`")
         line = reader.line_num
         for row in reader:
             # The reader marks missing and surplus cells with None.
@@ -259,9 +240,9 @@ def _csv_file(root: Path, value: str, where: str) -> tuple[str, str]:
     """The file's plain name below `root` and its place after links are followed."""
     relative = PurePosixPath(value)
     if relative.is_absolute() or ".." in relative.parts or "\0" in value or not _inside(root / relative, root):
-        raise InputError(f"{where}: file `{_shown(value)}` must be a path inside the folder of the CSV file")
+        raise InputError(f"{where}: file `{printable(value)}` must be a path inside the folder of the CSV file")
     if not os.path.isfile(root / relative):
-        raise InputError(f"{where}: no such file `{_shown(value)}` in {_shown(root)}")
+        raise InputError(f"{where}: no such file `{printable(value)}` in {printable(root)}")
     return relative.as_posix(), os.path.realpath(root / relative)
 
 
@@ -270,12 +251,12 @@ def _parse_labels(text: str, separator: str, where: str, classes: list[str]) -> 
     labels = sorted(label.strip() for label in text.split(separator))
     for label in labels:
         if not label:
-            raise InputError(f"{where}: empty label in `{_shown(text)}`; labels are separated by `{separator}`")
+            raise InputError(f"{where}: empty label in `{printable(text)}`; labels are separated by `{separator}`")
         if label not in classes:
             known = ", ".join(classes[:_SHOWN]) + (f", … ({len(classes)} in all)" if len(classes) > _SHOWN else "")
-            raise InputError(f"{where}: label `{_shown(label)}` is none of the classes: {known}")
+            raise InputError(f"{where}: label `{printable(label)}` is none of the classes: {known}")
     if len(set(labels)) < len(labels):
-        raise InputError(f"{where}: a label stands twice in `{_shown(text)}`")
+        raise InputError(f"{where}: a label stands twice in `{printable(text)}`")
     return tuple(labels)
 
 
@@ -286,7 +267,7 @@ def _check(bases: _Listing, streams: _Listing) -> None:
     first = "; skipped: " + ", ".join(f"{name} ({reason})" for name, reason in skipped[:3]) if skipped else ""
     if len(skipped) * 100 > total * MAX_UNREADABLE_PERCENT:
         raise InputError(
-            f"{_shown(bases.source)}, {_shown(streams.source)}: {len(skipped)} of {total} files are no readable "
+            f"{printable(bases.source)}, {printable(streams.source)}: {len(skipped)} of {total} files are no readable "
             f"pictures, but at most {MAX_UNREADABLE_PERCENT} % may be{first}"
         )
     for part in (bases, streams):
@@ -294,7 +275,7 @@ def _check(bases: _Listing, streams: _Listing) -> None:
         for group in sorted(part.groups):
             if counts[group] < len(SPLITS):
                 raise InputError(
-                    f"{_shown(part.source)}: {part.what} `{'+'.join(group)}` has {counts[group]} readable pictures, "
+                    f"{printable(part.source)}: {part.what} `{'+'.join(group)}` has {counts[group]} readable pictures, "
                     f"but at least {len(SPLITS)} are needed{first}"
                 )
 
@@ -323,81 +304,17 @@ def _write_labels(writer: DatasetWriter, which: SetName, listing: _Listing, clas
     labels = np.array([hot[group] for _, group in listing.files], np.bool_)
     split = stratified_split(["+".join(group) for _, group in listing.files], seed)
     writer.write_labels(which, labels, split)
-    lines = "".join(f"{_shown(name)}\n" for name, _ in listing.files)
+    lines = "".join(f"{printable(name)}\n" for name, _ in listing.files)
     (writer.folder / f"{which}.files.txt").write_text(lines, encoding="utf-8")
 
 
 def _manifest_source(bases: _Listing, streams: _Listing, size: int, seed: int) -> dict[str, Any]:
     return {
         "importer": "folders",
-        "base": _shown(bases.source.absolute()),
-        "stream": _shown(streams.source.absolute()),
+        "base": printable(bases.source.absolute()),
+        "stream": printable(streams.source.absolute()),
         "size": size,
         "seed": seed,
         "policy": POLICY,
         "skipped": [name for name, _ in bases.skipped + streams.skipped],
     }
-
-
-def decode_pictures(paths: list[Path], images: npt.NDArray[np.uint8]) -> list[str]:
-    """Decode each file as `import_folders` does into its row of `images`, uint8 (N, size, size, 3).
-
-    Returns:
-        What was wrong with each file, or "".
-    """
-    Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
-    # Pillow decodes and scales outside the interpreter's lock: threads are no slower than processes.
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    step = threads * _FILES_PER_THREAD
-    problems: list[str] = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for start in range(0, len(paths), step):
-            batch = slice(start, start + step)
-            problems += pool.map(_decode_into, images[batch], paths[batch], repeat(formats))
-    return problems
-
-
-def _decode_into(row: npt.NDArray[np.uint8], path: Path, formats: list[str]) -> str:
-    try:
-        row[:] = _decode(path, len(row), formats)
-    except UnidentifiedImageError:
-        return "no picture"
-    except Exception as error:  # noqa: BLE001 Pillow's decoders raise nearly anything on a broken file.
-        return _shown(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-    return ""
-
-
-def _decode(path: Path, size: int, formats: list[str]) -> npt.NDArray[np.uint8]:
-    """The upright centre square of a picture, (size, size, 3)."""
-    with Image.open(path, formats=formats) as image:
-        image.load()
-        upright = None
-        with suppress(Exception):  # EXIF is written broken in every way; the picture itself is fine.
-            upright = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        rgb = _to_rgb(image)
-    # The centre square is the same whichever way the picture is turned, and far cheaper to turn once it is small.
-    side = min(rgb.size)
-    left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
-    square = rgb.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
-    return np.asarray(square if upright is None else square.transpose(upright))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        wide = np.asarray(image)
-        if image.mode == "F" or wide.min() < 0 or wide.max() > 0xFFFF:
-            raise ValueError("pixels of more than 16 bits, whose white is unknown")
-        image = Image.fromarray((wide >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _shown(text: str | Path) -> str:
-    """A name on one line of plain UTF-8, whatever bytes the file system holds."""
-    decoded = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)

@@ -23,12 +23,15 @@ def ended(home: Home, name: str) -> dict[str, float]:
     return {str(path): path.stat().st_mtime for path in (home.folder / "sweeps" / name).glob("trials/*/result.json")}
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+# SIGTERM is handled as SIGINT, so the first covers both.
+@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
 def test_an_interrupted_sweep_ends_cleanly_and_goes_on(home: Home, sent: signal.Signals) -> None:
     # Long enough base phases that the signal finds trials at work.
     slow = merged(RECIPE, {"config": {"base": {"epochs": 12}}, "search": {"trials": 6}})
     process = home.start("sweeps", "run", str(home.recipe("cut", **slow)))
     wait_for(lambda: len(ended(home, "cut")) >= 2)
+    assert "running already" in home.call("sweeps", "resume", "cut", code=2)
+    assert "interrupt it first" in home.call("sweeps", "delete", "cut", "--yes", code=2)
     os.kill(process.pid, sent)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 1, out + error
@@ -49,8 +52,7 @@ def test_an_interrupted_sweep_ends_cleanly_and_goes_on(home: Home, sent: signal.
     after = ended(home, "cut")
     assert {path: after[path] for path in before} == before, "no finished trial ran again"
     assert home.status("cut")["state"] == "finished"
-    again = home.call("sweeps", "resume", "cut")
-    assert "6 trials" in again or "best: trial" in again
+    assert "is finished" in home.call("sweeps", "resume", "cut")
     assert ended(home, "cut") == after
 
 
@@ -64,15 +66,6 @@ def test_a_killed_sweep_goes_on(home: Home) -> None:
     home.assert_consistent("killed", 8)
     after = ended(home, "killed")
     assert {path: after[path] for path in before} == before
-
-
-def test_two_drivers_are_refused(home: Home) -> None:
-    process = home.start("sweeps", "run", str(home.recipe("one")))
-    wait_for(lambda: (home.folder / "sweeps" / "one" / "ledger.db").exists())
-    assert "running already" in home.call("sweeps", "resume", "one", code=2)
-    assert "interrupt it first" in home.call("sweeps", "delete", "one", "--yes", code=2)
-    out, error = process.communicate(timeout=110)
-    assert process.returncode == 0, out + error
 
 
 def test_trials_that_fail_do_not_stop_the_sweep(home: Home) -> None:
@@ -108,7 +101,7 @@ def test_a_killed_trial_process_is_replaced(home: Home) -> None:
     victims = [
         pid
         for pid in descendants(process.pid)
-        if b"ray::" in (Path("/proc") / str(pid) / "cmdline").read_bytes() and b"ImplicitFunc" in _title(pid)
+        if b"ray::ImplicitFunc" in (Path("/proc") / str(pid) / "cmdline").read_bytes()
     ]
     assert victims
     for pid in victims:
@@ -117,7 +110,3 @@ def test_a_killed_trial_process_is_replaced(home: Home) -> None:
     assert process.returncode == 0, out + error
     home.assert_consistent("lost", 2)
     assert [trial["state"] for trial in home.status("lost")["trials"]] == ["complete"] * 2
-
-
-def _title(pid: int) -> bytes:
-    return (Path("/proc") / str(pid) / "cmdline").read_bytes()
