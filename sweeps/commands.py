@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -137,20 +136,15 @@ def ui(arguments: Namespace) -> int:
     """Serve the tracking UI on loopback until interrupted."""
     from sweeps.tracking import connect, tracking_uri
 
-    connect(home())
-    print(
-        f"tracking UI: http://127.0.0.1:{arguments.port} (Ctrl-C ends it); it shows {tracking_uri(home())}", flush=True
-    )
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(home())]
+    uri = tracking_uri(home())
+    _, experiment = connect(home())
+    address = f"http://127.0.0.1:{arguments.port}/#/experiments/{experiment}/runs"
+    print(f"tracking UI of {uri}: {address} (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", "127.0.0.1", "--port", str(arguments.port), "--workers", "1"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen(command, env=os.environ | quiet)
-    try:
-        return 1 if server.wait() else 0
-    except KeyboardInterrupt:
-        server.terminate()
-        server.wait()
-        return 0
+    # The server takes this process's place, so that signals reach it.
+    os.execve(sys.executable, command, os.environ | quiet)
 
 
 def delete(arguments: Namespace) -> int:

@@ -50,7 +50,9 @@ def connect(home: Path) -> tuple[MlflowClient, str]:
             client.restore_experiment(experiment.experiment_id)
         return client, str(experiment.experiment_id)
     artifacts = (home / "artifacts").as_uri() if uri.startswith("sqlite:") else None
-    return client, str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
+    # The tag lets the UI open on its view for training runs.
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return client, str(client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=kind))
 
 
 class SweepTracking:

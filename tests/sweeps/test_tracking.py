@@ -1,0 +1,196 @@
+"""Tracking against a real MLflow: in the database, with a server that fails, and in the browser."""
+
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from sweeps.ledger import Entry
+from sweeps.tracking import SweepTracking, connect, delete_sweep_runs, register_model, tracking_uri
+from tests.sweeps.commands import Home, wait_for
+
+METRICS = {"joint": 0.7, "original_topk": 0.8, "streaming_topk": 0.5}
+
+
+def report(phase: str, epoch: int) -> dict[str, Any]:
+    return {"phase": phase, "epoch": epoch, "epochs": 2, "train_loss": 1.0 / epoch, "seconds": 1.0}
+
+
+HISTORY = [report("base", 1), report("base", 2), report("streaming", 1), report("streaming", 2)]
+
+
+def running(number: int, run_id: str | None = None) -> Entry:
+    return Entry(number, "running", {"model.width": 8}, None, run_id, {})
+
+
+def complete(number: int, run_id: str | None) -> Entry:
+    result = {
+        "state": "complete", "base_key": "k", "base_reused": number > 0, "metrics": METRICS, "history": HISTORY,
+        "seconds": 2.0,
+    }  # fmt: skip
+    return Entry(number, "complete", {"model.width": 8}, None, run_id, result)
+
+
+def logged(home: Path) -> tuple[MlflowClient, list[Any]]:
+    client, experiment = connect(home)
+    return client, client.search_runs([experiment], order_by=["attributes.start_time ASC"])
+
+
+@pytest.fixture(autouse=True)
+def _own_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def track(home: Path, trials: int = 2) -> SweepTracking:
+    """A sweep's runs, from beginning to end."""
+    tracking = SweepTracking(home, "s", "id1")
+    tracking.begin({"data": "x"})
+    for number in range(trials):
+        run_id = tracking.begin_trial(running(number), {"model.width": 8})
+        entry = complete(number, run_id)
+        tracking.log_epoch(entry, HISTORY[0])
+        tracking.log_epoch(entry, HISTORY[0])
+        tracking.end_trial(entry)
+    tracking.end("FINISHED", {"best_joint": 0.7})
+    return tracking
+
+
+def test_runs_are_nested_and_hold_every_epoch_once(tmp_path: Path) -> None:
+    track(tmp_path)
+    client, (parent, *nested) = logged(tmp_path)
+    assert (parent.info.run_name, parent.info.status, len(nested)) == ("s", "FINISHED", 2)
+    assert parent.data.metrics == {"best_joint": 0.7}
+    for number, run in enumerate(nested):
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["base_reused"] == str(number > 0).lower()
+        assert run.data.params == {"model.width": "8"}
+        assert {name: run.data.metrics[name] for name in METRICS} == METRICS
+        for phase in ("base", "streaming"):
+            points = client.get_metric_history(run.info.run_id, f"{phase}/train_loss")
+            assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5)]
+
+
+def test_a_later_session_finds_its_runs_again(tmp_path: Path) -> None:
+    first = SweepTracking(tmp_path, "s", "id1")
+    first.begin({"data": "x"})
+    run_id = first.begin_trial(running(0), {"model.width": 8})
+    first.kill_trial(running(0, run_id))
+    first.end("KILLED", {})
+    later = SweepTracking(tmp_path, "s", "id1")
+    later.begin({"data": "x"})
+    assert later.begin_trial(running(0, run_id), {"model.width": 8}) == run_id
+    _, runs = logged(tmp_path)
+    assert [run.info.status for run in runs] == ["RUNNING", "RUNNING"]
+
+
+def test_what_a_failing_server_missed_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracking = SweepTracking(tmp_path, "s", "id1")
+    tracking.begin({"data": "x"})
+    assert tracking.begin_trial(running(0), {"model.width": 8}) is None
+    tracking.end_trial(complete(0, None))
+    assert capsys.readouterr().err.count("the sweep goes on") == 1
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    later = SweepTracking(tmp_path, "s", "id1")
+    later.begin({"data": "x"})
+    later.reconcile([complete(0, None)])
+    later.reconcile([complete(0, None)])
+    _, (_, trial) = logged(tmp_path)
+    assert (trial.info.status, trial.data.metrics["joint"]) == ("FINISHED", 0.7)
+
+
+def test_deleting_leaves_other_sweeps(tmp_path: Path) -> None:
+    track(tmp_path)
+    other = SweepTracking(tmp_path, "t", "id2")
+    other.begin({"data": "x"})
+    assert delete_sweep_runs(tmp_path, "id1") == 3
+    _, runs = logged(tmp_path)
+    assert [run.info.run_name for run in runs] == ["t"]
+    client = MlflowClient(tracking_uri(tmp_path))
+    gone = client.search_runs(["1"], run_view_type=2)  # Deleted ones are gone for good.
+    assert gone == []
+
+
+def test_models_are_registered_with_their_lineage(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "winner"
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(b"w")
+    provenance = {"sweep": "s", "trial": 3, "data": {"name": "x", "fingerprint": "f"}}
+    for version in (1, 2):
+        named = register_model(tmp_path, folder, provenance, {"test": METRICS}, {"model": {"width": 8}})
+        assert named == f"winner version {version}"
+    client, runs = logged(tmp_path)
+    found = client.get_model_version("winner", "2")
+    assert found.tags == {"sweep": "s", "trial": "3", "data_fingerprint": "f"}
+    assert found.run_id == runs[-1].info.run_id
+    assert runs[-1].data.params == {"model.width": "8"}
+    assert runs[-1].data.metrics["test/joint"] == 0.7
+    assert (tmp_path / "artifacts" / found.run_id / "artifacts" / "model" / "weights.safetensors").exists()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """Headless Chromium."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium and chromedriver on this machine")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
+        *("disable-background-networking", "disable-component-update", "window-size=1600,1200"),
+        f"user-data-dir={tmp_path / 'chromium'}",
+    ):
+        options.add_argument(f"--{argument}")
+    window = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield window
+    window.quit()
+
+
+@pytest.mark.slow
+def test_the_ui_shows_the_sweep_with_its_nested_trials(tmp_path: Path, browser: Any) -> None:
+    from selenium.webdriver.common.by import By
+
+    home = Home(tmp_path / "home")
+    track(home.folder, trials=3)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    server = home.start("sweeps", "ui", "--port", str(port))
+    try:
+        assert server.stdout is not None
+        (address,) = re.findall(r"http://127\.0\.0\.1:\S+", server.stdout.readline())
+
+        def answers() -> bool:
+            with socket.socket() as caller:
+                return caller.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_for(answers, seconds=90)
+        browser.get(address)
+
+        def named(*names: str) -> bool:
+            links = [link.text for link in browser.find_elements(By.TAG_NAME, "a")]
+            return all(name in links for name in names)
+
+        wait_for(lambda: named("s"))
+        assert not named("s-0000"), "trials are folded into their sweep"
+        row = browser.find_element(By.LINK_TEXT, "s").find_element(By.XPATH, "./ancestor::*[@role='row'][1]")
+        row.find_element(By.CSS_SELECTOR, "[role=button], button").click()
+        wait_for(lambda: named("s", "s-0000", "s-0001", "s-0002"))
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
