@@ -33,10 +33,11 @@ def parse_yaml(text: str, source: str) -> Any:
     """The value that `text` holds. Raises InputError with line and reason."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        # Besides its own errors the library lets those of dates and of unhashable keys through.
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error)
+        reason = str(getattr(error, "problem", None) or error).partition("\n")[0]
         raise InputError(f"{source}:{where} is not valid YAML: {reason}") from None
 
 

@@ -146,7 +146,7 @@ def _draw(path: Path, status: Status, trials: list[Status]) -> None:
     axes.set_xlabel(f"streaming accuracy, top {k} (percent)")
     axes.set_ylabel(f"original accuracy after streaming, top {k} (percent)")
     axes.set_title(f"{status['name']}: {len(trials)} trials; one colour a base, dashed: equal joint")
-    axes.legend(loc="lower left")
+    axes.legend(loc="best")
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120, format="png")
     write_atomically(path, buffer.getvalue())

@@ -39,22 +39,21 @@ def run_trial(assignment: dict[str, Any]) -> None:
     folder = Path(assignment["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
+    result: dict[str, Any] = {"state": "failed", "history": []}
     try:
-        result = _both_phases(assignment, folder)
+        _both_phases(assignment, folder, result)
     except Exception as error:  # noqa: BLE001 Whatever it is, it is this trial's result.
         (folder / "error.txt").write_text(traceback.format_exc())
         kind = "non-finite" if isinstance(error, NonFiniteError) else "error"
         reason = str(error).partition("\n")[0]
-        result = {
-            "state": "failed",
-            "error": f"{kind}: {reason}" if kind == "non-finite" else f"{kind}: {type(error).__name__}: {reason}",
-        }
+        result["error"] = f"{kind}: {reason}" if kind == "non-finite" else f"{kind}: {type(error).__name__}: {reason}"
     result["seconds"] = time.monotonic() - start
     write_atomically(folder / "result.json", json.dumps(result).encode())
     tune.report({"phase": "end"})
 
 
-def _both_phases(assignment: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any]) -> None:
+    """Fill `result` as it comes: a trial that fails while streaming still has its base."""
     # torch is for the worker: the driver, which only names this function, does without it.
     from senet.device import make_runtime
     from senet.phases import stream
@@ -72,15 +71,14 @@ def _both_phases(assignment: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     key, base, reused = BaseStore(home / "bases").obtain(config, dataset, runtime, on_epoch)
     ready = {"base_key": key, "base_reused": reused, "seconds_saved": base.seconds if reused else 0.0}
+    result |= ready | {"history": base.history, "environment": runtime.identity()}
     on_epoch({**base.history[-1], **ready, "phase": "ready"})
     streamed = stream(config, base, dataset, runtime, on_epoch, folder / "streaming.pt")
     (folder / "streaming.pt").unlink(missing_ok=True)
     last = base.history[-1] | streamed.history[-1]
-    return {
+    result |= {
         "state": "complete",
-        **ready,
         "metrics": {name: last[name] for name in METRICS},
         "history": base.history + streamed.history,
-        "environment": runtime.identity(),
         "error": None,
     }

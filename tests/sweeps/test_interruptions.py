@@ -73,16 +73,19 @@ def test_trials_that_fail_do_not_stop_the_sweep(home: Home) -> None:
     space = {
         "base.learning_rate": {"choice": [0.05, 1e30]},
         "model.width": {"choice": [8, 300000]},
-        "streaming.learning_rate": {"log": [0.001, 0.1]},
+        "streaming.learning_rate": {"log": [0.001, 1e30]},
     }
-    enqueue = [{}, {"base.learning_rate": 1e30}, {"model.width": 300000}]
-    recipe = merged(RECIPE, {"search": {"trials": 3}}) | {"space": space, "enqueue": enqueue}
+    enqueue = [{}, {"base.learning_rate": 1e30}, {"model.width": 300000}, {"streaming.learning_rate": 1e30}]
+    recipe = merged(RECIPE, {"search": {"trials": 4}}) | {"space": space, "enqueue": enqueue}
     out = home.call("sweeps", "run", str(home.recipe("failing", **recipe)))
-    home.assert_consistent("failing", 3)
+    home.assert_consistent("failing", 4)
     found = home.status("failing")
     states = {trial["params"]["base.learning_rate"]: trial for trial in found["trials"]}
     assert states[1e30]["state"] == "failed"
     assert "non-finite: not finite in the base phase, epoch 1, learning rate" in states[1e30]["error"]
+    (late,) = [trial for trial in found["trials"] if trial["params"]["streaming.learning_rate"] == 1e30]
+    assert "not finite in the streaming phase, epoch 1" in late["error"]
+    assert late["base_key"] == found["best"]["base_key"], "what it had is kept"
     (large,) = [trial for trial in found["trials"] if trial["params"]["model.width"] == 300000]
     assert large["state"] == "failed"
     assert large["error"].startswith("error: RuntimeError")
