@@ -30,13 +30,13 @@ from sweeps.status import sweep_status
 from sweeps.sweep import find_sweep, versions
 
 
-def test_metrics(values: dict[str, Any], seed: int) -> dict[str, float]:
-    """Train a config with `seed`, in a process of its own; returns its metrics on the test split."""
+def trained_metrics(values: dict[str, Any], seed: int) -> dict[str, dict[str, float]]:
+    """Train a config with `seed`, in a process of its own; returns its metrics on validation and test split."""
     torch.set_num_threads(1)
     config = TrialConfig.model_validate(values | {"seed": seed})
     dataset = obtain_dataset(home(), config.data)
     model = train_final(config, dataset, make_runtime("auto", config.precision), lambda report: None, {})
-    return model.metrics["test"]
+    return model.metrics
 
 
 def interval(differences: list[float]) -> tuple[float, float, float]:
@@ -60,12 +60,12 @@ def main() -> None:
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         runs = {
-            (role, seed): pool.submit(test_metrics, trial_config(sweep, trial).model_dump(mode="json"), seed)
+            (role, seed): pool.submit(trained_metrics, trial_config(sweep, trial).model_dump(mode="json"), seed)
             for seed in seeds
             for role, trial in chosen.items()
         }
         metrics = {key: run.result() for key, run in runs.items()}
-    joints = {role: [metrics[role, seed]["joint"] for seed in seeds] for role in chosen}
+    joints = {role: [metrics[role, seed]["test"]["joint"] for seed in seeds] for role in chosen}
     mean, low, high = interval([a - b for a, b in zip(joints["best"], joints["baseline"], strict=True)])
     result = {
         "command": " ".join(["python", "benchmarks/confirm.py", *sys.argv[1:]]),
@@ -77,7 +77,10 @@ def main() -> None:
                 "number": trial["number"],
                 "params": trial["params"],
                 "validation_joint_in_the_sweep": trial["metrics"]["joint"],
-                "test": {name: [metrics[role, seed][name] for seed in seeds] for name in metrics["best", seeds[0]]},
+                **{
+                    split: {name: [metrics[role, seed][split][name] for seed in seeds] for name in names}
+                    for split, names in metrics["best", seeds[0]].items()
+                },
             }
             for role, trial in chosen.items()
         },

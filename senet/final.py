@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from senet import calibration, metrics
+from senet import metrics
 from senet.calibration import Calibration
 from senet.config import StreamingConfig, TrialConfig
 from senet.data.catalogue import check_fits
@@ -54,8 +54,9 @@ def stream_model(
     config = model.config.model_copy(update={"streaming": streaming, "data": dataset.name})
     dataset = _as_seen_by(model, dataset)
     check_fits(config, dataset, "model")
-    before = _base_accuracy(config, dataset, runtime, model.state, "validation")
-    base = Trained(model.state, [before], 0.0)
+    evaluation = Evaluation(config, dataset, "validation", runtime)
+    before = evaluation.before(evaluation.scores(_placed(config, model.state, dataset, runtime)))
+    base = Trained(model.state, [_numbers(before)], 0.0)
     streamed = stream(config, base, dataset, runtime, on_epoch)
     earlier = model.provenance.get("streamed_into", [])
     provenance = model.provenance | {"streamed_into": [*earlier, {"metrics": model.metrics}]}
@@ -70,17 +71,20 @@ def _finished(
     streamed: Trained,
     provenance: dict[str, Any],
 ) -> Model:
-    network = _placed(restored(config, streamed.state, len(dataset.classes)), runtime)
-    (base_logits, base_labels), (logits, labels) = Evaluation(config, dataset, "validation", runtime).scores(network)
-    fitted = calibration.fit(torch.cat([base_logits, logits]), torch.cat([base_labels, labels]))
-    results = {}
-    for split in ("validation", "test"):
-        before = _base_accuracy(config, dataset, runtime, base, split)
+    fitted: Calibration | None = None
+    results: dict[str, Metrics] = {}
+    splits: tuple[Split, ...] = ("validation", "test")
+    for split in splits:
         evaluation = Evaluation(config, dataset, split, runtime)
-        results[split] = before | _numbers(
-            evaluation.measure(network, before["base_top1"], before["base_topk"], fitted)
-            | _calibration_error(evaluation, network, fitted)
-        )
+        before = _numbers(evaluation.before(evaluation.scores(_placed(config, base, dataset, runtime))))
+        scores = evaluation.scores(_placed(config, streamed.state, dataset, runtime))
+        # The first split is the validation split: the calibration is fitted there, and judged on the test split too.
+        fitted = fitted or scores.calibration()
+        probabilities = fitted.probabilities(torch.cat([scores.base_logits, scores.logits]))
+        error = metrics.calibration_error(probabilities, torch.cat([scores.base_labels, scores.labels]))
+        after = evaluation.after(scores, before["base_top1"], before["base_topk"], fitted)
+        results[split] = before | _numbers(after | {"calibration_error": error})
+    assert fitted is not None
     return Model(
         config=config,
         classes=dataset.classes,
@@ -94,24 +98,8 @@ def _finished(
     )
 
 
-def _base_accuracy(config: TrialConfig, dataset: Dataset, runtime: Runtime, state: State, split: Split) -> Metrics:
-    network = _placed(restored(config, state, len(dataset.classes)), runtime)
-    (logits, labels), (streaming_logits, streaming_labels) = Evaluation(config, dataset, split, runtime).scores(network)
-    k = config.objective.top_k
-    return {
-        "base_top1": float(metrics.top1_hits(logits, labels).double().mean()),
-        "base_topk": float(metrics.topk_hits(logits, labels, k).double().mean()),
-        "base_streaming_topk": float(metrics.topk_hits(streaming_logits, streaming_labels, k).double().mean()),
-    }
-
-
-def _calibration_error(evaluation: Evaluation, network: nn.Module, fitted: Calibration) -> dict[str, torch.Tensor]:
-    (base_logits, base_labels), (logits, labels) = evaluation.scores(network)
-    probabilities = fitted.probabilities(torch.cat([base_logits, logits]))
-    return {"calibration_error": metrics.calibration_error(probabilities, torch.cat([base_labels, labels]))}
-
-
-def _placed(network: nn.Module, runtime: Runtime) -> nn.Module:
+def _placed(config: TrialConfig, state: State, dataset: Dataset, runtime: Runtime) -> nn.Module:
+    network = restored(config, state, len(dataset.classes))
     return network.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

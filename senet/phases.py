@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +54,8 @@ def train_base(
         on_epoch: called with a report after every epoch; what it raises ends the phase.
         progress: a file that keeps the state after every epoch; a phase that finds its own there goes on from it.
 
-    Reports hold train_loss, train_top1, train_topk, base_top1 and base_topk; the last one also base_streaming_topk,
-    the streaming accuracy before any streaming.
+    Reports hold train_loss, train_top1, train_topk, and for the validation images base_top1, base_topk, and
+    base_streaming_topk, the streaming accuracy before any streaming.
 
     Raises:
         NonFiniteError: loss or scores left the finite numbers.
@@ -63,17 +63,11 @@ def train_base(
     torch.manual_seed(config.seed)
     model = build_model(config.model, len(dataset.classes))
     train = Batches(dataset, dataset.base, "train", runtime.device)
-    base = Batches(dataset, dataset.base, "validation", runtime.device)
-    streaming = Batches(dataset, dataset.streaming, "validation", runtime.device)
+    evaluation = Evaluation(config, dataset, "validation", runtime)
     loss = losses.LOSSES[config.loss]
-    k = config.objective.top_k
 
-    def evaluate(last: bool) -> dict[str, Tensor]:
-        values = _accuracy("base", predict(model, base, runtime), base.labels, k)
-        if last:
-            logits = predict(model, streaming, runtime)
-            values["base_streaming_topk"] = metrics.topk_hits(logits, streaming.labels, k).float().mean()
-        return values
+    def evaluate() -> dict[str, Tensor]:
+        return evaluation.before(evaluation.scores(model))
 
     def criterion(images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         return loss(logits, labels)
@@ -104,8 +98,9 @@ def stream(
     weight = config.streaming.distillation
     teacher = _frozen_copy(config, base.state, len(dataset.classes), runtime) if weight else None
 
-    def evaluate(last: bool) -> dict[str, Tensor]:
-        return evaluation.measure(model, base_top1, base_topk)
+    def evaluate() -> dict[str, Tensor]:
+        scores = evaluation.scores(model)
+        return evaluation.after(scores, base_top1, base_topk, scores.calibration())
 
     def criterion(images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         value = loss(logits, labels)
@@ -119,46 +114,56 @@ def stream(
     return loop.run(fingerprint([config.model_dump(mode="json"), dataset.fingerprint, runtime.identity()]))
 
 
+class Scores(NamedTuple):
+    """Logits (N, C) and labels (N, C) of a split's base images and of its streaming images."""
+
+    base_logits: Tensor
+    base_labels: Tensor
+    logits: Tensor
+    labels: Tensor
+
+    def calibration(self) -> calibration.Calibration:
+        """Fitted on all of them."""
+        return calibration.fit(torch.cat([self.base_logits, self.logits]), torch.cat([self.base_labels, self.labels]))
+
+
 class Evaluation:
     """Original and streaming accuracy of a model on one split."""
 
     def __init__(self, config: TrialConfig, dataset: Dataset, split: Split, runtime: Runtime) -> None:
-        self._config = config
+        self._objective = config.objective
         self._runtime = runtime
         self._base = Batches(dataset, dataset.base, split, runtime.device)
         self._streaming = Batches(dataset, dataset.streaming, split, runtime.device)
 
-    def scores(self, model: nn.Module) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Logits and labels of the base images, and of the streaming images."""
-        return (
-            (predict(model, self._base, self._runtime), self._base.labels),
-            (predict(model, self._streaming, self._runtime), self._streaming.labels),
-        )
+    def scores(self, model: nn.Module) -> Scores:
+        """What the model says about the split."""
+        base, streaming = (predict(model, batches, self._runtime) for batches in (self._base, self._streaming))
+        return Scores(base, self._base.labels, streaming, self._streaming.labels)
 
-    def measure(
-        self,
-        model: nn.Module,
-        base_top1: float,
-        base_topk: float,
-        calibrated: calibration.Calibration | None = None,
+    def before(self, scores: Scores) -> dict[str, Tensor]:
+        """Metrics of a base."""
+        values = _accuracy("base", scores.base_logits, scores.base_labels, self._objective.top_k)
+        hits = metrics.topk_hits(scores.logits, scores.labels, self._objective.top_k)
+        return values | {"base_streaming_topk": hits.double().mean()}
+
+    def after(
+        self, scores: Scores, base_top1: float, base_topk: float, calibrated: calibration.Calibration
     ) -> dict[str, Tensor]:
-        """All metrics after streaming, given the base's accuracy on the same split.
+        """Metrics after streaming, given the base's accuracy on the same split.
 
         Args:
-            calibrated: turns logits into probabilities for the exact match; fitted on these scores where None.
+            calibrated: turns logits into probabilities for the exact match.
         """
-        (base_logits, base_labels), (logits, labels) = self.scores(model)
-        objective = self._config.objective
-        values = _accuracy("original", base_logits, base_labels, objective.top_k)
-        values |= _accuracy("streaming", logits, labels, objective.top_k)
-        if calibrated is None:
-            calibrated = calibration.fit(torch.cat([base_logits, logits]), torch.cat([base_labels, labels]))
-        values["streaming_map"] = metrics.mean_average_precision(logits, labels)
-        values["streaming_exact_match"] = metrics.exact_match(calibrated.probabilities(logits), labels)
-        original, w = values["original_topk"], objective.original_weight
+        k, w = self._objective.top_k, self._objective.original_weight
+        values = _accuracy("original", scores.base_logits, scores.base_labels, k)
+        values |= _accuracy("streaming", scores.logits, scores.labels, k)
+        values["streaming_map"] = metrics.mean_average_precision(scores.logits, scores.labels)
+        values["streaming_exact_match"] = metrics.exact_match(calibrated.probabilities(scores.logits), scores.labels)
+        original, original_top1 = values["original_topk"], values["original_top1"]
         # A base that knows nothing has nothing to retain.
         values["retention"] = original / base_topk if base_topk > 0 else torch.zeros_like(original)
-        values["retention_top1"] = values["original_top1"] / base_top1 if base_top1 > 0 else torch.zeros_like(original)
+        values["retention_top1"] = original_top1 / base_top1 if base_top1 > 0 else torch.zeros_like(original)
         values["forgetting"] = base_topk - original
         values["joint"] = w * original + (1 - w) * values["streaming_topk"]
         return values
@@ -220,7 +225,7 @@ class _Loop:
         model: nn.Module,
         train: Batches,
         criterion: Callable[[Tensor, Tensor, Tensor], Tensor],
-        evaluate: Callable[[bool], dict[str, Tensor]],
+        evaluate: Callable[[], dict[str, Tensor]],
         on_epoch: OnEpoch,
         progress: Path | None,
     ) -> None:
@@ -281,7 +286,7 @@ class _Loop:
             rate = learning_rate_at(self._config, self._phase, number, self._steps)
             sums += self._step(images, labels, rate, k)
         names = ("train_loss", "train_top1", "train_topk")
-        values = dict(zip(names, sums / self._steps, strict=True)) | self._evaluate(epoch == self._epochs)
+        values = dict(zip(names, sums / self._steps, strict=True)) | self._evaluate()
         weights_finite = torch.stack([value.isfinite().all() for value in self._model.state_dict().values()]).all()
         *numbers, finite = torch.stack([*(value.double() for value in values.values()), weights_finite]).tolist()
         result = dict(zip(values, numbers, strict=True))

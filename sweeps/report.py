@@ -67,10 +67,16 @@ def print_leaderboard(console: Console, status: Status) -> None:
 def summary(status: Status) -> str:
     """Chance level, gain over the baseline, bases and what they saved, in a few lines."""
     lines = []
-    chance, best, baseline, bases = (status[key] for key in ("objective", "best", "baseline", "bases"))
-    if chance["chance"] is not None:
-        original, streaming = percent(chance["chance"]["original"]), percent(chance["chance"]["streaming"])
+    objective, best, baseline, bases = (status[key] for key in ("objective", "best", "baseline", "bases"))
+    if objective["chance"] is not None:
+        original, streaming = percent(objective["chance"]["original"]), percent(objective["chance"]["streaming"])
         lines.append(f"chance level: original {original}, streaming {streaming}")
+    if best is not None and objective["images"] is not None:
+        errors = [
+            f"{name} ± {percent(standard_error(best['metrics'][f'{name}_topk'], count))} ({count} images)"
+            for name, count in objective["images"].items()
+        ]
+        lines.append(f"standard error of the best trial's accuracy: {', '.join(errors)}")
     if best is not None and baseline is not None:
         gain = 100 * (best["metrics"]["joint"] - baseline["metrics"]["joint"])
         lines.append(
@@ -84,6 +90,11 @@ def summary(status: Status) -> str:
     failed = [trial for trial in status["trials"] if trial["state"] == "failed"]
     lines += [f"failed: trial {trial['number']}: {trial['error']}" for trial in failed]
     return "\n".join(lines)
+
+
+def standard_error(fraction: float, count: int) -> float:
+    """Of a fraction of `count` independent images."""
+    return float((fraction * (1 - fraction) / max(1, count)) ** 0.5)
 
 
 def describe_params(params: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ def sweep_status(sweep: Sweep, ledger: Ledger | None = None) -> Status:
         "objective": {
             "original_weight": recipe.objective.original_weight,
             "top_k": recipe.objective.top_k,
-            "chance": _chance(sweep, recipe),
+            **_difficulty(sweep, recipe),
         },
         "planned_trials": recipe.search.trials,
         "bases": {
@@ -76,13 +76,17 @@ def _trial(sweep: Sweep, entry: Entry, driven: bool) -> Status:
     }
 
 
-def _chance(sweep: Sweep, recipe: Recipe) -> dict[str, float] | None:
-    """Chance level of the original and the streaming top-k; None where the data set is gone."""
+def _difficulty(sweep: Sweep, recipe: Recipe) -> dict[str, Any]:
+    """Chance level of both accuracies, and the number of images that they are measured on; None without the data."""
     try:
         dataset = open_dataset(dataset_folder(sweep.home, recipe.data))
     except InputError:
-        return None
+        return {"chance": None, "images": None}
     classes, k = len(dataset.classes), recipe.objective.top_k
     labels = dataset.streaming.labels.sum(axis=1)
     streaming = sum(chance_topk(classes, int(n), k) for n in labels) / max(1, len(labels))
-    return {"original": chance_topk(classes, 1, k), "streaming": streaming}
+    counts = dataset.manifest["counts"]
+    return {
+        "chance": {"original": chance_topk(classes, 1, k), "streaming": streaming},
+        "images": {"original": counts["base"]["validation"], "streaming": counts["streaming"]["validation"]},
+    }
