@@ -1,6 +1,7 @@
 """What the two commands share: one line for an error, and the exit codes 0 done, 1 failed, 2 wrong input."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -20,16 +21,26 @@ def run_command(program: str, action: Callable[[], int]) -> int:
     """Run a command's action; turn what a user can cause into one line and an exit code."""
     try:
         return action()
+    except BrokenPipeError:
+        # The reader of a pipe has left: there is nobody to tell.
+        sys.stderr.close()
+        return 1
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
     except NonFiniteError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1 if error.errno == errno.ENOSPC else 2
+    except (RuntimeError, MemoryError) as error:
+        # A network that fits no memory was asked for; anything else is a mistake of ours, to be seen whole.
+        if "memory" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        print(f"{program}: out of memory: {reason}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        # The reader of a pipe has left: there is nobody to tell.
-        sys.stderr.close()
         return 1

@@ -10,7 +10,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -120,7 +119,7 @@ class TrialConfig(Config):
 
     data: Annotated[str, Field(min_length=1)]
     """name of the prepared data set"""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """seed of weights, order and augmentation"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto` is bf16 autocast where the hardware computes in it, else fp32"""
@@ -172,4 +171,8 @@ def read_config(path: Path) -> tuple[TrialConfig, dict[str, Any]]:
     provenance = values.pop("provenance", {})
     if not isinstance(provenance, dict):
         raise InputError(f"{path}: `provenance`: must be a mapping, but got {provenance!r}")
+    try:
+        json.dumps(provenance)
+    except TypeError as error:
+        raise InputError(f"{path}: `provenance`: must hold plain numbers and words: {error}") from None
     return parse_trial(values, str(path)), provenance

@@ -11,7 +11,7 @@ from torch import nn
 from senet import metrics
 from senet.calibration import Calibration
 from senet.config import StreamingConfig, TrialConfig
-from senet.data.catalogue import check_fits
+from senet.data.catalogue import check_fits, description
 from senet.data.store import Dataset, ImageSet, Split
 from senet.device import Runtime
 from senet.errors import InputError
@@ -35,7 +35,7 @@ def train_final(
         progress: a folder that keeps the state after every epoch; None keeps nothing.
         provenance: where the config comes from; the data set's fingerprint is added.
     """
-    check_fits(config, dataset, "config")
+    check_fits(config, description(dataset), "config")
     base = train_base(config, dataset, runtime, on_epoch, progress and progress / "base.pt")
     streamed = stream(config, base, dataset, runtime, on_epoch, progress and progress / "streaming.pt")
     return _finished(config, dataset, runtime, base.state, streamed, provenance)
@@ -53,7 +53,7 @@ def stream_model(
     """
     config = model.config.model_copy(update={"streaming": streaming, "data": dataset.name})
     dataset = _as_seen_by(model, dataset)
-    check_fits(config, dataset, "model")
+    check_fits(config, description(dataset), "model")
     evaluation = Evaluation(config, dataset, "validation", runtime)
     before = evaluation.before(evaluation.scores(_placed(config, model.state, dataset, runtime)))
     base = Trained(model.state, [_numbers(before)], 0.0)

@@ -28,6 +28,9 @@ Report = dict[str, Any]
 OnEpoch = Callable[[Report], None]
 State = dict[str, Tensor]
 
+# Raised when the same config would train another base: old bases are then no longer used.
+_ALGORITHM = 1
+
 _PHASE_SEEDS = {"base": 1, "streaming": 2}
 
 
@@ -42,7 +45,7 @@ class Trained:
 
 def base_fingerprint(config: TrialConfig, dataset: Dataset, runtime: Runtime) -> str:
     """The key of a base: a hash of everything that decides its weights and its accuracy."""
-    return fingerprint([config.base_identity(), dataset.fingerprint, runtime.identity()])
+    return fingerprint([_ALGORITHM, config.base_identity(), dataset.fingerprint, runtime.identity()])
 
 
 def train_base(
@@ -260,7 +263,7 @@ class _Loop:
                 self._on_epoch(report)
         for epoch in range(len(history) + 1, self._epochs + 1):
             start = time.perf_counter()
-            with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+            with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
                 values = self._one_epoch(epoch)
             seconds += time.perf_counter() - start
             report = {"phase": self._phase, "epoch": epoch, "epochs": self._epochs, "seconds": seconds, **values}

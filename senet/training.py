@@ -1,5 +1,6 @@
 """From a config file to a model folder, as the commands `senet train` and `sweeps train` do it."""
 
+import sys
 from pathlib import Path
 
 from senet.config import read_config
@@ -30,6 +31,8 @@ def train_from_file(path: Path, folder: Path, home: Path, seed: int | None = Non
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     dataset = obtain_dataset(home, config.data)
+    if provenance.get("data_fingerprint", dataset.fingerprint) != dataset.fingerprint:
+        print(f"warning: data set `{config.data}` is not the one that this config was found on", file=sys.stderr)
     runtime = make_runtime("auto", config.precision)
     progress = folder.with_name(f".{folder.name}.progress")
     model = train_final(config, dataset, runtime, print_epoch, provenance, progress)

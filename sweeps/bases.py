@@ -26,20 +26,24 @@ class BaseStore:
         self._folder = folder
 
     def obtain(
-        self, config: TrialConfig, dataset: Dataset, runtime: Runtime, on_epoch: OnEpoch
+        self, config: TrialConfig, dataset: Dataset, runtime: Runtime, on_epoch: OnEpoch, trainer: str
     ) -> tuple[str, Trained, bool]:
         """The base of `config`, loaded if it was trained before, else trained and kept.
 
+        Args:
+            trainer: who asks. A trial that was started again after it had trained its base still trained it.
+
         Returns:
-            Its key, the base, and whether it was loaded.
+            Its key, the base, and whether somebody else had trained it.
         """
         key = base_fingerprint(config, dataset, runtime)
         stored = self.load(key)
         if stored is not None:
-            return key, stored, True
+            return key, stored, self._trainer(key) != trainer
         progress = self._folder / key / "progress.pt"
         trained = train_base(config, dataset, runtime, on_epoch, progress)
         about = {"config": config.base_identity(), "data": dataset.name, "environment": runtime.identity()}
+        about["trainer"] = trainer
         self._save(key, trained, about)
         progress.unlink(missing_ok=True)
         return key, trained, False
@@ -53,8 +57,11 @@ class BaseStore:
             if hashlib.sha256(weights).hexdigest() != about["sha256"]:
                 return None
             return Trained(load(weights), about["history"], about["seconds"])
-        except (OSError, ValueError, KeyError, SafetensorError):
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return None
+
+    def _trainer(self, key: str) -> str:
+        return str(json.loads((self._folder / key / "base.json").read_text())["trainer"])
 
     def _save(self, key: str, trained: Trained, about: Mapping[str, object]) -> None:
         folder = self._folder / key

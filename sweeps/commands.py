@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -9,26 +10,26 @@ from pathlib import Path
 from rich.console import Console
 
 from senet.config import read_config
+from senet.data.catalogue import check_fits, describe_dataset, obtain_dataset
 from senet.errors import InputError
 from senet.home import home
 from sweeps.config import Recipe, load_recipe
 from sweeps.environment import set_ray_environment
-from sweeps.sweep import Sweep, create_sweep, find_sweep, remove_sweep
+from sweeps.sweep import Sweep, create_sweep, find_sweep, refuse_name, remove_sweep
 
 
 def run(arguments: Namespace) -> int:
     """Start a sweep."""
     recipe, name, source = load_recipe(arguments.recipe, arguments.settings)
+    if arguments.name is not None:
+        refuse_name(home(), arguments.name)
+    _check_data(recipe, source)
     console = Console()
     if arguments.dry_run:
         from sweeps.plan import plan
 
         _say(console, plan(recipe, home(), name))
         return 0
-    if arguments.name is not None and Sweep(home(), arguments.name).folder.exists():
-        # Said before anything is started; making the folder says it again.
-        create_sweep(home(), arguments.name, name, recipe)
-    _prepare_data(recipe, source, console)
     set_ray_environment(local=arguments.address is None)
 
     from sweeps.run import possible_concurrency, ray_cluster
@@ -36,7 +37,8 @@ def run(arguments: Namespace) -> int:
     _say(console, f"starting Ray, {recipe.search.trials} trials; everything is written below {home()}")
     with ray_cluster(arguments.address):
         concurrency = possible_concurrency(recipe, source)
-        sweep = create_sweep(home(), arguments.name, name, recipe)
+        dataset = obtain_dataset(home(), recipe.data)
+        sweep = create_sweep(home(), arguments.name, name, recipe, dataset.fingerprint)
         return _drive(sweep, concurrency, console)
 
 
@@ -47,17 +49,20 @@ def resume(arguments: Namespace) -> int:
     console = Console()
     if sweep.is_driven():
         raise InputError(f"sweep `{sweep.name}` is running already; watch it: sweeps status {sweep.name}")
+    set_ray_environment(local=arguments.address is None)
 
+    from sweeps.run import close, possible_concurrency, ray_cluster
     from sweeps.status import sweep_status
 
     if sweep_status(sweep)["state"] == "finished":
-        _say(console, f"sweep {sweep.name} is finished; look at it: sweeps status {sweep.name}")
-        return 0
-    _prepare_data(recipe, str(sweep.folder / "recipe.yaml"), console)
-    set_ray_environment(local=arguments.address is None)
-
-    from sweeps.run import possible_concurrency, ray_cluster
-
+        _say(console, f"sweep {sweep.name} is finished: nothing is run again")
+        close(sweep)
+        return _report(sweep, console)
+    if obtain_dataset(home(), recipe.data).fingerprint != sweep.about()["data_fingerprint"]:
+        raise InputError(
+            f"data set `{recipe.data}` is not the one that sweep `{sweep.name}` began with: trials on both cannot be "
+            f"compared; start a new sweep"
+        )
     _say(console, f"starting Ray to go on with {sweep.name}")
     with ray_cluster(arguments.address):
         return _drive(sweep, possible_concurrency(recipe, "recipe"), console)
@@ -73,8 +78,8 @@ def status(arguments: Namespace) -> int:
         if arguments.json:
             print(json.dumps(found, indent=2))
         for one in found if not arguments.json else []:
-            done = sum(trial["state"] not in ("running", "interrupted") for trial in one["trials"])
-            best = f", best joint {one['best']['metrics']['joint']:.3f}" if one["best"] else ""
+            done = sum(trial["state"] != "running" for trial in one["trials"])
+            best = f", best joint {100 * one['best']['metrics']['joint']:.1f}" if one["best"] else ""
             _say(console, f"{one['name']}: {one['state']}, {done}/{one['planned_trials']} trials{best}")
         if not found and not arguments.json:
             _say(console, f"no sweeps below {home()}; start one: sweeps run quickstart")
@@ -87,13 +92,13 @@ def status(arguments: Namespace) -> int:
     from sweeps.report import print_leaderboard
 
     trials = found_status["trials"]
-    ended = sum(trial["state"] not in ("running", "interrupted") for trial in trials)
+    ended = sum(trial["state"] != "running" for trial in trials)
     _say(console, f"{arguments.name}: {found_status['state']}, {ended}/{found_status['planned_trials']} trials")
     for trial in trials:
-        if trial["state"] in ("running", "interrupted"):
+        if trial["state"] == "running":
             at = trial["progress"]
             where = f"{at['phase']} epoch {at['epoch']}/{at['epochs']}" if at else "starting"
-            _say(console, f"trial {trial['number']}: {trial['state']}, {where}")
+            _say(console, f"trial {trial['number']}: {found_status['state']}, {where}")
     print_leaderboard(_wide(console), found_status)
     if found_status["state"] == "interrupted":
         _say(console, f"go on: sweeps resume {arguments.name}")
@@ -123,21 +128,31 @@ def train(arguments: Namespace) -> int:
     read_config(arguments.config)  # A wrong config is told before torch is imported.
 
     from senet.training import model_target, train_from_file
-    from sweeps.tracking import register_model
+    from sweeps.tracking import failing_clearly, register_model
 
     folder = model_target(home(), arguments.config, arguments.name)
     model = train_from_file(arguments.config, folder, home())
-    registered = register_model(home(), folder, model.provenance, model.metrics, model.config.model_dump(mode="json"))
+    config = model.config.model_dump(mode="json")
+    with failing_clearly(home()):
+        registered = register_model(home(), folder, model.provenance, model.metrics, config)
     print(f"registered {registered}; look at it: sweeps ui")
     return 0
 
 
 def ui(arguments: Namespace) -> int:
     """Serve the tracking UI on loopback until interrupted."""
-    from sweeps.tracking import connect, tracking_uri
+    from sweeps.tracking import connect, failing_clearly, tracking_uri
 
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", arguments.port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or "must be 0 to 65535"
+            raise InputError(f"--port {arguments.port}: {reason}; choose another port") from None
     uri = tracking_uri(home())
-    _, experiment = connect(home())
+    with failing_clearly(home()):
+        _, experiment = connect(home())
     address = f"http://127.0.0.1:{arguments.port}/#/experiments/{experiment}/runs"
     print(f"tracking UI of {uri}: {address} (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
@@ -160,36 +175,40 @@ def delete(arguments: Namespace) -> int:
             print("nothing deleted")
             return 1
 
-    from sweeps.tracking import delete_sweep_runs
+    from sweeps.tracking import delete_sweep_runs, failing_clearly
 
-    runs = delete_sweep_runs(home(), sweep.about()["id"])
+    with failing_clearly(home()):
+        runs = delete_sweep_runs(home(), sweep.about()["id"])
     remove_sweep(sweep)
     print(f"deleted sweep {sweep.name} and {runs} tracking runs; the bases that it trained stay in {home() / 'bases'}")
     return 0
 
 
-def _prepare_data(recipe: Recipe, source: str, console: Console) -> None:
-    """Have the data set on disk, and know that recipe and data set go together."""
-    from senet.data.catalogue import check_fits, obtain_dataset
-
-    dataset = obtain_dataset(home(), recipe.data)
-    check_fits(recipe.parsed_space(source).config({}), dataset, source)
+def _check_data(recipe: Recipe, source: str) -> None:
+    """Raise InputError where recipe and data set do not go together; draws nothing."""
+    data = describe_dataset(home(), recipe.data)
+    check_fits(recipe.parsed_space(source).config({}), data, source)
 
 
 def _drive(sweep: Sweep, concurrency: int, console: Console) -> int:
-    from sweeps.report import print_leaderboard, write_report
     from sweeps.run import drive
-    from sweeps.status import sweep_status
-    from sweeps.tracking import attach_report
 
-    _say(console, f"sweep {sweep.name}: {concurrency} trials at a time")
-    finished = drive(sweep, concurrency, console)
-    found = sweep_status(sweep)
-    if not finished:
+    _say(console, f"sweep {sweep.name}: {concurrency} at a time")
+    if not drive(sweep, concurrency, console):
         _say(console, f"interrupted; go on: sweeps resume {sweep.name}")
         return 1
+    return _report(sweep, console)
+
+
+def _report(sweep: Sweep, console: Console) -> int:
+    """Write and print what a finished sweep has come to."""
+    from sweeps.report import print_leaderboard, write_report
+    from sweeps.status import sweep_status
+    from sweeps.tracking import SweepTracking
+
+    found = sweep_status(sweep)
     files = write_report(sweep, found)
-    attach_report(sweep.home, sweep.about()["id"], files)
+    SweepTracking(sweep.home, sweep.name, sweep.about()["id"]).attach(files)
     print_leaderboard(_wide(console), found)
     _say(console, "written: " + ", ".join(map(_relative, [sweep.folder, *files])))
     _say(console, f"next: sweeps ui · sweeps export {sweep.name} -o best.yaml · sweeps train best.yaml")

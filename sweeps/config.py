@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError
 
 from senet.config import Config, ObjectiveConfig
 from senet.data.store import check_name
@@ -18,7 +18,7 @@ class SearchConfig(Config):
 
     trials: PositiveInt = 20
     """trials in all"""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """seed of the sampler"""
     sampler: Literal["tpe", "random"] = "tpe"
     """`tpe`: tree-structured Parzen estimator; `random`: independent draws"""
@@ -31,7 +31,7 @@ class SearchConfig(Config):
 class ResourcesConfig(Config):
     """What one trial needs."""
 
-    cpu: PositiveFloat = 1
+    cpu: Annotated[float, Field(ge=0.01)] = 1
     """CPU cores"""
     gpu: NonNegativeFloat = 0
     """GPUs; a fraction shares one"""
@@ -63,6 +63,8 @@ class Recipe(Config):
             if key in self.config:
                 raise InputError(f"{source}: `config.{key}`: belongs to the top level of the recipe, as `{key}`")
         constants = self.config | {"data": self.data, "objective": self.objective.model_dump()}
+        if not self.space:
+            raise InputError(f"{source}: `space`: is empty, there is nothing to search; name a path and its values")
         Space(constants, {}).config({}, f"{source}: `config`")
         return parse_space(constants, self.space, source)
 
@@ -97,7 +99,7 @@ def load_recipe(name_or_path: str, settings: list[str]) -> tuple[Recipe, str, st
     for setting in settings:
         _override(values, setting)
     source = f"{path} with --set" if settings else str(path)
-    return validate_recipe(values, source), path.stem, source
+    return validate_recipe(values, source), check_name(path.stem, f"{path}: the file's name"), source
 
 
 def validate_recipe(values: dict[str, Any], source: str) -> Recipe:

@@ -25,6 +25,7 @@ def export_best(sweep: Sweep, status: Status) -> str:
     provenance = {
         "sweep": sweep.name,
         "sweep_id": sweep.about()["id"],
+        "data_fingerprint": sweep.about()["data_fingerprint"],
         "trial": best["number"],
         "base_key": best["base_key"],
         "mlflow_run_id": best["mlflow_run_id"],

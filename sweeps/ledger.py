@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from senet.errors import InputError
 from sweeps.space import Params, Space
@@ -56,14 +58,18 @@ class Ledger:
         path = folder / "ledger.db"
         if not create and not path.exists():
             raise InputError(f"{folder}: the sweep has no ledger; delete it and run it again")
-        self._storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-        if create:
-            self._study = optuna.create_study(
-                storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
-            )
-        else:
-            self._study = optuna.load_study(storage=self._storage, study_name=name)
-        self._study_id = self._storage.get_study_id_from_name(name)
+        try:
+            self._storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+            if create:
+                self._study = optuna.create_study(
+                    storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
+                )
+            else:
+                self._study = optuna.load_study(storage=self._storage, study_name=name)
+            self._study_id = self._storage.get_study_id_from_name(name)
+        except (SQLAlchemyError, StorageInternalError, KeyError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{path}: is no ledger of the sweep `{name}`: {reason}") from None
 
     def trials(self) -> list[FrozenTrial]:
         """All trials as Optuna holds them, by number; not to be changed."""

@@ -13,7 +13,7 @@ from sweeps.config import Recipe
 from sweeps.progress import clock
 from sweeps.report import describe_params
 from sweeps.search import base_of
-from sweeps.space import Params, Space, describe
+from sweeps.space import Space, describe
 
 
 def plan(recipe: Recipe, home: Path, name: str) -> str:
@@ -21,7 +21,7 @@ def plan(recipe: Recipe, home: Path, name: str) -> str:
     space = recipe.parsed_space("recipe")
     config = space.config({})
     data = describe_dataset(home, recipe.data)
-    torch.set_num_threads(max(1, int(recipe.resources.cpu)))
+    torch.set_num_threads(max(1, min(int(recipe.resources.cpu), os.cpu_count() or 1)))
     runtime = make_runtime("auto" if recipe.resources.gpu else "cpu", config.precision)
     cost = measure_cost(config, len(data.classes), data.size, runtime)
     base = _seconds(config, cost, data.counts, "base")
@@ -40,10 +40,10 @@ def plan(recipe: Recipe, home: Path, name: str) -> str:
         f"data {recipe.data}: {len(data.classes)} classes, {data.size} px; {counts}",
         f"search: {trials} trials by {recipe.search.sampler}, {len(first)} of them given, {slots} at a time",
         *(f"  {path}: {describe(distribution)}" for path, distribution in space.distributions.items()),
-        *(f"  first: {describe_params(_differing(params, space))}" for params in first),
+        *(f"  first: {describe_params(entry)}" for entry in recipe.enqueue),
         f"network at its defaults: {cost.parameters:,} parameters, {cost.flops / 1e6:.1f} MFLOPs an image forward",
         f"a base takes about {base:.0f} s, a streaming phase {streaming:.0f} s (measured just now on {device})",
-        f"about {bases} bases for {trials} trials: {shared} in all, against {alone} if every trial trained its own",
+        f"about {bases} bases for {trials} trials: {shared} of training, against {alone} if no base were shared",
         "nothing was started",
     ]
     return "\n".join(lines)
@@ -68,8 +68,3 @@ def _seconds(config: TrialConfig, cost: Cost, counts: dict[str, dict[str, int]],
     evaluated = [counts["base"], counts["streaming"]] if phase == "streaming" else [counts["base"]]
     evaluation = sum(part["validation"] for part in evaluated) * cost.evaluation_seconds
     return settings.epochs * (counts[phase]["train"] * cost.training_seconds + evaluation)
-
-
-def _differing(params: Params, space: Space) -> Params:
-    defaults = space.defaults()
-    return {path: value for path, value in params.items() if value != defaults[path]} or params

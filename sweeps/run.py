@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event
 from typing import Any
 
 import ray
@@ -49,16 +50,17 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             "_temp_dir": folder,
         }
     try:
-        ray.init(
-            **options,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": _WORKER_ENVIRONMENT},
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"--address {address}: cannot join Ray there: {reason}") from None
-    try:
+        try:
+            ray.init(
+                **options,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            where = "Ray does not start here" if address is None else f"--address {address}: cannot join Ray there"
+            raise InputError(f"{where}: {reason}") from None
         yield
     finally:
         ray.shutdown()
@@ -78,7 +80,7 @@ def possible_concurrency(recipe: Recipe, source: str) -> int:
             )
         if wanted:
             room.append(int(have[name] / wanted))
-    return min([*room, *([recipe.search.concurrency] if recipe.search.concurrency else [])])
+    return min(*room, recipe.search.concurrency or recipe.search.trials, recipe.search.trials)
 
 
 class Driver:
@@ -87,6 +89,7 @@ class Driver:
     def __init__(self, sweep: Sweep, ledger: Ledger, tracking: SweepTracking, view: View, concurrency: int) -> None:
         self._sweep, self._ledger, self._tracking, self._view = sweep, ledger, tracking, view
         recipe = sweep.recipe()
+        self._sweep_id = sweep.about()["id"]
         self._space: Space = recipe.parsed_space("recipe")
         self._suggester = Suggester(recipe, self._space, ledger)
         self._gpu = recipe.resources.gpu
@@ -112,6 +115,7 @@ class Driver:
             "home": str(self._sweep.home),
             "folder": str(self._sweep.trial_folder(entry.number)),
             "gpu": self._gpu,
+            "trainer": f"{self._sweep_id}/{entry.number}",
         }
 
     def reported(self, trial_id: str, report: dict[str, Any]) -> None:
@@ -179,27 +183,51 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> bool:
     Returns:
         Whether all trials have ended; False after an interruption.
     """
-    with sweep.driving(), _termination_as_interrupt():
+    with sweep.driving(), _interruptible() as asked:
         ledger = Ledger(sweep.folder, sweep.name, create=True)
         tracking = SweepTracking(sweep.home, sweep.name, sweep.about()["id"])
         recipe = sweep.recipe()
-        tracking.begin({"data": recipe.data, **recipe.objective.model_dump(), **recipe.search.model_dump()})
-        _reconcile(sweep, ledger, tracking)
+        tracking.begin(parent_params(recipe))
         tally = Tally(recipe.search.trials, ledger.entries())
         view: View = LiveView(console, sweep.name, tally) if console.is_terminal else PlainView(console, tally)
-        driver = Driver(sweep, ledger, tracking, view, concurrency)
         try:
-            _fit(sweep, recipe, driver)
+            _reconcile(sweep, ledger, tracking)
+            driver = Driver(sweep, ledger, tracking, view, concurrency)
+            try:
+                if not asked.is_set():
+                    _fit(sweep, recipe, driver)
+            except KeyboardInterrupt:
+                asked.set()
+            finally:
+                driver.interrupt()
         finally:
-            driver.interrupt()
             view.close()
-        entries = ledger.entries()
-        tracking.reconcile(entries)
-        finished = sum(entry.state != "running" for entry in entries) >= recipe.search.trials
-        best = max(entries, key=lambda entry: entry.joint, default=None)
-        metrics = best.result.get("metrics", {}) if best is not None else {}
-        tracking.end("FINISHED" if finished else "KILLED", {f"best_{k}": v for k, v in metrics.items()})
+            finished = conclude(recipe, ledger.entries(), tracking)
     return finished
+
+
+def parent_params(recipe: Recipe) -> dict[str, Any]:
+    """What the parent run says about the whole sweep."""
+    return {"data": recipe.data, **recipe.objective.model_dump(), **recipe.search.model_dump()}
+
+
+def conclude(recipe: Recipe, entries: list[Entry], tracking: SweepTracking) -> bool:
+    """Write to the tracking what it misses, and close the sweep's run; returns whether all trials have ended."""
+    tracking.reconcile(entries)
+    finished = sum(entry.state != "running" for entry in entries) >= recipe.search.trials
+    best = max(entries, key=lambda entry: entry.joint, default=None)
+    metrics = best.result.get("metrics", {}) if best is not None else {}
+    tracking.end("FINISHED" if finished else "KILLED", {f"best_{k}": v for k, v in metrics.items()})
+    return finished
+
+
+def close(sweep: Sweep) -> None:
+    """What is left to do for a sweep whose trials have all ended, should its driver have died before it did so."""
+    with sweep.driving():
+        recipe, entries = sweep.recipe(), Ledger(sweep.folder, sweep.name).entries()
+        tracking = SweepTracking(sweep.home, sweep.name, sweep.about()["id"])
+        tracking.begin(parent_params(recipe))
+        conclude(recipe, entries, tracking)
 
 
 def _fit(sweep: Sweep, recipe: Recipe, driver: Driver) -> None:
@@ -242,10 +270,19 @@ def _plain(report: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C: Ray Tune ends cleanly on the latter alone."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+def _interruptible() -> Iterator[Event]:
+    """Treat SIGTERM as Ctrl-C, and remember either: where Python drops the exception, the event still knows."""
+    asked = Event()
+
+    def interrupted(*_: object) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    # Ray Tune, while it runs, ends cleanly on SIGINT alone.
+    before_termination = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, before_termination)

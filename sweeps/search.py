@@ -13,6 +13,8 @@ from sweeps.space import Params, Space
 
 # So often a suggestion is drawn anew because its base was begun already.
 _DRAWS = 20
+# So often the training of a base may fail before no further trial is given to it.
+_FAILURES = 2
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
@@ -83,6 +85,10 @@ class Suggester:
         self._training: dict[str, int] = {}
         self._unfinished: list[Entry] = []
         self._enqueued: set[int] = set()
+        self._failures: Counter[str] = Counter()
+        self._seen: list[Params] = []
+        # Nothing can be started until a base stands or a trial ends: no use in drawing again and again.
+        self._idle = False
         self._opened = 0
         for entry in ledger.entries():
             self._remember(entry)
@@ -97,7 +103,7 @@ class Suggester:
             if self._base_is_free(base_of(self._space, entry.params)):
                 self._unfinished.remove(entry)
                 return self._started(entry)
-        if self._opened >= self._recipe.search.trials:
+        if self._idle or self._opened >= self._recipe.search.trials:
             return None
         waiting = [i for i in range(len(self._first)) if i not in self._enqueued]
         for i in waiting:
@@ -105,7 +111,7 @@ class Suggester:
                 return self._open(self._first[i], enqueued=i)
         for base, params in self._bases.items():
             if base in self._standing and self._streams[base] < self._recipe.search.streams_per_base:
-                return self._open(self._sampler.draw(params))
+                return self._open(self._new_stream(params))
         # While enqueued configurations wait for their bases, nothing else may take their place in the budget.
         if self._opened + len(waiting) >= self._recipe.search.trials:
             return None
@@ -113,14 +119,24 @@ class Suggester:
 
     def base_stands(self, number: int, params: Params) -> None:
         """Trial `number` has its base: others may stream on it."""
+        self._idle = False
         base = base_of(self._space, params)
         self._standing.add(base)
         self._release(number)
 
     def ended(self, number: int, joint: float | None) -> None:
         """Trial `number` no longer runs; if it was training its base, another may."""
+        self._idle = False
         self._sampler.finished(number, joint)
-        self._release(number)
+        self._release(number, failed=joint is None)
+
+    def _new_stream(self, base_params: Params) -> Params:
+        """A streaming setting for a base, one that was not tried if one turns up."""
+        for attempt in range(_DRAWS):
+            drawn = self._sampler.draw(base_params, attempt)
+            if drawn not in self._seen:
+                break
+        return drawn
 
     def _new_base(self) -> Entry | None:
         """A suggestion on a base that nobody has begun; where none turns up, on one that stands."""
@@ -130,9 +146,12 @@ class Suggester:
             base = base_of(self._space, drawn)
             if base not in self._bases:
                 return self._open(drawn)
-            if fallback is None and self._base_is_free(base):
+            if fallback is None and self._base_is_free(base) and self._failures[base] < _FAILURES:
                 fallback = drawn
-        return self._open(fallback) if fallback else None
+        if fallback is None:
+            self._idle = True
+            return None
+        return self._open(fallback)
 
     def _open(self, params: Params, enqueued: int | None = None) -> Entry:
         entry = self._ledger.open(params, self._space, enqueued)
@@ -150,6 +169,7 @@ class Suggester:
 
     def _count(self, entry: Entry) -> None:
         self._opened += 1
+        self._seen.append(entry.params)
         if entry.enqueued is not None:
             self._enqueued.add(entry.enqueued)
         base = base_of(self._space, entry.params)
@@ -165,7 +185,8 @@ class Suggester:
     def _base_is_free(self, base: str) -> bool:
         return base not in self._training
 
-    def _release(self, number: int) -> None:
+    def _release(self, number: int, failed: bool = False) -> None:
         for base, trainer in list(self._training.items()):
             if trainer == number:
                 del self._training[base]
+                self._failures[base] += failed

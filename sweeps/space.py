@@ -96,7 +96,10 @@ def _distribution(path: str, entry: Any, source: str) -> BaseDistribution:
     if not low < high or (kind == "log" and low <= 0):
         rule = "0 < low < high" if kind == "log" else "low < high"
         raise InputError(f"{where}: {rule} must hold for `{kind}`, but got {values!r}")
-    return IntDistribution(low, high) if kind == "int" else FloatDistribution(low, high, log=kind == "log")
+    try:
+        return IntDistribution(low, high) if kind == "int" else FloatDistribution(low, high, log=kind == "log")
+    except OverflowError:
+        raise InputError(f"{where}: a number of `{kind}` is too large") from None
 
 
 def _check_path(path: str, where: str) -> None:

@@ -12,17 +12,18 @@ from sweeps.sweep import Sweep
 Status = dict[str, Any]
 
 
-def sweep_status(sweep: Sweep, ledger: Ledger | None = None) -> Status:
+def sweep_status(sweep: Sweep) -> Status:
     """State, objective, bases, best trial, baseline and all trials of a sweep; plain values for JSON.
 
-    `state` is running, interrupted or finished. A trial that was running when its sweep was interrupted is
-    `interrupted`, and goes on when the sweep is resumed.
+    `state` is running, interrupted or finished. A trial that was running when its sweep was interrupted stays
+    `running`: it goes on when the sweep is resumed.
     """
     recipe = sweep.recipe()
     driven = sweep.is_driven()
-    entries = (ledger or Ledger(sweep.folder, sweep.name)).entries()
-    trials = [_trial(sweep, entry, driven) for entry in entries]
-    ended = [trial for trial in trials if trial["state"] not in ("running", "interrupted")]
+    # A sweep that was killed at its very beginning has no ledger yet.
+    entries = Ledger(sweep.folder, sweep.name).entries() if (sweep.folder / "ledger.db").exists() else []
+    trials = [_trial(sweep, entry) for entry in entries]
+    ended = [trial for trial in trials if trial["state"] != "running"]
     finished = len(ended) >= recipe.search.trials
     reused = [trial for trial in trials if trial["base_reused"]]
     return {
@@ -53,16 +54,12 @@ def best_of(trials: list[Status]) -> Status | None:
     return max(complete, key=lambda trial: trial["metrics"]["joint"], default=None)
 
 
-def _trial(sweep: Sweep, entry: Entry, driven: bool) -> Status:
+def _trial(sweep: Sweep, entry: Entry) -> Status:
     result = entry.result
-    progress: dict[str, Any] = {}
-    state = entry.state
-    if state == "running":
-        progress = sweep.progress(entry.number) or {}
-        state = "running" if driven else "interrupted"
+    progress = (sweep.progress(entry.number) or {}) if entry.state == "running" else {}
     return {
         "number": entry.number,
-        "state": state,
+        "state": entry.state,
         "params": entry.params,
         "enqueued": entry.enqueued is not None,
         "metrics": result.get("metrics", {}),

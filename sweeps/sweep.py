@@ -10,6 +10,7 @@ leaderboard.csv, report.md, result.png    written at the end
 import fcntl
 import json
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -46,7 +47,9 @@ class Sweep:
 
     def about(self) -> dict[str, Any]:
         """What sweep.json holds."""
-        about: dict[str, Any] = json.loads((self.folder / "sweep.json").read_text())
+        about = _read_json(self.folder / "sweep.json")
+        if about is None or "id" not in about:
+            raise InputError(f"{self.folder / 'sweep.json'}: cannot be read; delete the folder")
         return about
 
     def recipe(self) -> Recipe:
@@ -81,23 +84,43 @@ class Sweep:
             return not _locked(file.fileno(), fcntl.LOCK_SH)
 
 
-def create_sweep(home: Path, name: str | None, recipe_name: str, recipe: Recipe) -> Sweep:
-    """Make a new sweep's folder. Without `name` it is the recipe's, with a number if that is taken.
+def refuse_name(home: Path, name: str) -> None:
+    """Raise InputError if `name` is no name for a new sweep."""
+    if Sweep(home, check_name(name, "--name")).folder.exists():
+        raise InputError(f"--name {name}: a sweep of this name exists in {home / 'sweeps'}; resume or delete it")
+
+
+def create_sweep(home: Path, name: str | None, recipe_name: str, recipe: Recipe, data_fingerprint: str) -> Sweep:
+    """Make a new sweep's folder, whole or not at all. Without `name` it is the recipe's, with a number if taken.
 
     Raises:
         InputError: a sweep `name` exists.
     """
-    if name is not None:
-        sweep = Sweep(home, check_name(name, "--name"))
-        if sweep.folder.exists():
-            raise InputError(
-                f"--name {name}: a sweep of this name exists in {sweep.folder.parent}; resume or delete it"
-            )
-        return _written(sweep, recipe)
+    (home / "sweeps").mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".new-", dir=home / "sweeps"))
+    folder.chmod(0o755)
+    about = {
+        "id": uuid.uuid4().hex,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data_fingerprint": data_fingerprint,
+        "versions": versions(),
+    }
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    (folder / "sweep.json").write_text(json.dumps(about, indent=2) + "\n")
     number = 1
-    while (sweep := Sweep(home, recipe_name if number == 1 else f"{recipe_name}-{number}")).folder.exists():
+    while True:
+        sweep = Sweep(home, name or (recipe_name if number == 1 else f"{recipe_name}-{number}"))
+        try:
+            folder.rename(sweep.folder)
+            return sweep
+        except OSError:
+            if name is not None:
+                shutil.rmtree(folder)
+                refuse_name(home, name)
+                raise
+            if not sweep.folder.exists():
+                raise
         number += 1
-    return _written(sweep, recipe)
 
 
 def find_sweep(home: Path, name: str) -> Sweep:
@@ -127,17 +150,9 @@ def _locked(file: int, kind: int) -> bool:
     return True
 
 
-def _written(sweep: Sweep, recipe: Recipe) -> Sweep:
-    sweep.folder.mkdir(parents=True)
-    (sweep.folder / "recipe.yaml").write_text(dump_recipe(recipe))
-    about = {"id": uuid.uuid4().hex, "created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
-    (sweep.folder / "sweep.json").write_text(json.dumps(about, indent=2) + "\n")
-    return sweep
-
-
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return value
+    return value if isinstance(value, dict) else None

@@ -9,13 +9,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A sweep does not wait long for a server that does not answer.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -23,11 +26,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from senet.errors import InputError
 from sweeps.ledger import Entry
 
 T = TypeVar("T")
 
 EXPERIMENT = "senet-sweeps"
+# So long a tracking that failed is left alone.
+_PAUSE_SECONDS = 30
 _PAST_EPOCH = ("phase", "epoch", "epochs")
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -55,6 +61,16 @@ def connect(home: Path) -> tuple[MlflowClient, str]:
     return client, str(client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=kind))
 
 
+@contextmanager
+def failing_clearly(home: Path) -> Iterator[None]:
+    """Turn what a database or server raises into an InputError: for commands that cannot do without it."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"tracking at {tracking_uri(home)}: {reason}") from None
+
+
 class SweepTracking:
     """The runs of one sweep."""
 
@@ -63,11 +79,14 @@ class SweepTracking:
         self._client: MlflowClient | None = None
         self._experiment = self._parent = ""
         self._logged: dict[int, set[tuple[str, int]]] = {}
+        self._params: dict[str, Any] = {}
         self._warned = False
+        self._not_before = 0.0
 
     def begin(self, params: dict[str, Any]) -> None:
         """Open the parent run, or the one of an earlier session again."""
-        self._try(lambda: self._begin(params))
+        self._params = params
+        self._try(self._begin)
 
     def begin_trial(self, entry: Entry, params: dict[str, Any]) -> str | None:
         """Open the nested run of a trial, or its run of an earlier session again. Returns the run's id."""
@@ -91,21 +110,27 @@ class SweepTracking:
         """Close the parent run, with the winner's numbers."""
         self._try(lambda: self._end(status, metrics))
 
+    def attach(self, files: list[Path]) -> None:
+        """Put the report's files beside the parent run."""
+        self._try(lambda: self._attach(files))
+
     def reconcile(self, entries: list[Entry]) -> None:
         """Bring runs of ended trials that are still open, or were never opened, to where the ledger is."""
+        self._not_before = 0.0
         self._try(lambda: self._reconcile(entries))
 
-    def _begin(self, params: dict[str, Any]) -> None:
+    def _begin(self, reopen: bool = True) -> None:
         client, self._experiment = connect(self._home)
         found = self._find(client, "parent")
         if found is None:
             tags = self._tags("parent")
             run = client.create_run(self._experiment, run_name=self._name, tags=tags)
             self._parent = run.info.run_id
-            client.log_batch(self._parent, params=[Param(key, str(value)) for key, value in params.items()])
+            client.log_batch(self._parent, params=[Param(key, str(value)) for key, value in self._params.items()])
         else:
             self._parent = found.info.run_id
-            client.update_run(self._parent, status="RUNNING")
+            if reopen:
+                client.update_run(self._parent, status="RUNNING")
         self._client = client
 
     def _begin_trial(self, entry: Entry, params: dict[str, Any]) -> str:
@@ -114,6 +139,7 @@ class SweepTracking:
         if found is not None:
             client.update_run(found.info.run_id, status="RUNNING")
             return str(found.info.run_id)
+        self._logged[entry.number] = set()
         tags = self._tags(str(entry.number)) | {"mlflow.parentRunId": self._parent}
         tags["enqueued"] = str(entry.enqueued is not None).lower()
         run = client.create_run(self._experiment, run_name=f"{self._name}-{entry.number:04d}", tags=tags)
@@ -122,7 +148,13 @@ class SweepTracking:
 
     def _log_epochs(self, entry: Entry, reports: list[dict[str, Any]]) -> None:
         client = self._connected()
-        logged = self._logged.setdefault(entry.number, set())
+        if entry.number not in self._logged:
+            self._logged[entry.number] = {
+                (phase, point.step)
+                for phase in ("base", "streaming")
+                for point in client.get_metric_history(entry.run_id, f"{phase}/train_loss")
+            }
+        logged = self._logged[entry.number]
         now = int(time.time() * 1000)
         fresh = [report for report in reports if (report["phase"], report["epoch"]) not in logged]
         metrics = [
@@ -157,6 +189,11 @@ class SweepTracking:
         client.log_batch(self._parent, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
         client.set_terminated(self._parent, status)
 
+    def _attach(self, files: list[Path]) -> None:
+        self._begin(reopen=False)
+        for path in files:
+            self._connected().log_artifact(self._parent, str(path))
+
     def _reconcile(self, entries: list[Entry]) -> None:
         client = self._connected()
         for entry in entries:
@@ -177,28 +214,23 @@ class SweepTracking:
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
-            raise MlflowException("tracking has not begun")
+            self._begin()
+        assert self._client is not None
         return self._client
 
     def _try(self, action: Callable[[], T]) -> T | None:
         """Do it, or say once that it cannot be done now."""
+        if time.monotonic() < self._not_before:
+            return None
         try:
             return action()
         except (MlflowException, OSError, SQLAlchemyError) as error:
+            self._not_before = time.monotonic() + _PAUSE_SECONDS
             if not self._warned:
                 reason = str(error).partition("\n")[0]
                 print(f"tracking: {reason}; the sweep goes on, and what is missing is written later", file=sys.stderr)
                 self._warned = True
             return None
-
-
-def attach_report(home: Path, sweep_id: str, files: list[Path]) -> None:
-    """Put a sweep's report beside its parent run."""
-    client, experiment = connect(home)
-    wanted = f"tags.sweep_id = '{sweep_id}' and tags.trial = 'parent'"
-    for run in client.search_runs([experiment], wanted):
-        for path in files:
-            client.log_artifact(run.info.run_id, str(path))
 
 
 def register_model(

@@ -38,6 +38,10 @@ def run_trial(assignment: dict[str, Any]) -> None:
     """
     folder = Path(assignment["folder"])
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "result.json").exists():
+        # The process died after its last word was written and before it was said.
+        tune.report({"phase": "end"})
+        return
     start = time.monotonic()
     result: dict[str, Any] = {"state": "failed", "history": []}
     try:
@@ -69,7 +73,7 @@ def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any
         write_atomically(folder / "progress.json", json.dumps(report).encode())
         tune.report(report)
 
-    key, base, reused = BaseStore(home / "bases").obtain(config, dataset, runtime, on_epoch)
+    key, base, reused = BaseStore(home / "bases").obtain(config, dataset, runtime, on_epoch, assignment["trainer"])
     ready = {"base_key": key, "base_reused": reused, "seconds_saved": base.seconds if reused else 0.0}
     result |= ready | {"history": base.history, "environment": runtime.identity()}
     on_epoch({**base.history[-1], **ready, "phase": "ready"})

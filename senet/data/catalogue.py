@@ -28,7 +28,7 @@ def obtain_dataset(home: Path, name: str) -> Dataset:
         if name != EMBEDDED:
             prepared = sorted(path.parent.name for path in (home / "datasets").glob("*/manifest.json"))
             raise InputError(
-                f"data: no data set `{name}` in {folder.parent}; there are: {', '.join({EMBEDDED, *prepared})}"
+                f"data: no data set `{name}` in {folder.parent}; there are: {', '.join(sorted({EMBEDDED, *prepared}))}"
             )
         prepare_breeds(folder, BreedsSpec())
     return open_dataset(folder)
@@ -38,11 +38,14 @@ def obtain_dataset(home: Path, name: str) -> Dataset:
 class Description:
     """What is known of a data set without its images."""
 
+    name: str
     classes: tuple[str, ...]
     size: int
     """side of the images, pixels"""
     counts: dict[str, dict[str, int]]
     """images by set (base, streaming) and split"""
+    labels: int
+    """most labels of one streaming image"""
 
 
 def describe_dataset(home: Path, name: str) -> Description:
@@ -50,19 +53,23 @@ def describe_dataset(home: Path, name: str) -> Description:
     folder = dataset_folder(home, name)
     if name == EMBEDDED and not (folder / "manifest.json").exists():
         spec = BreedsSpec()
-        return Description(spec.classes(), spec.size, spec.counts())
-    manifest = obtain_dataset(home, name).manifest
-    return Description(tuple(manifest["classes"]), manifest["size"], manifest["counts"])
+        return Description(name, spec.classes(), spec.size, spec.counts(), 2)
+    return description(obtain_dataset(home, name))
 
 
-def check_fits(config: TrialConfig, dataset: Dataset, source: str) -> None:
-    """Raise InputError where config and data set do not go together."""
-    k, classes = config.objective.top_k, len(dataset.classes)
+def description(dataset: Dataset) -> Description:
+    """What is known of an opened data set."""
     labels = int(dataset.streaming.labels.sum(axis=1).max())
-    if not labels <= k < classes:
+    return Description(dataset.name, dataset.classes, dataset.size, dataset.manifest["counts"], labels)
+
+
+def check_fits(config: TrialConfig, data: Description, source: str) -> None:
+    """Raise InputError where config and data set do not go together."""
+    k, classes = config.objective.top_k, len(data.classes)
+    if not data.labels <= k < classes:
         raise InputError(
-            f"{source}: `objective.top_k`: must be from {labels} (labels of one image) to {classes - 1} "
-            f"(classes of `{dataset.name}` less one), but got {k}"
+            f"{source}: `objective.top_k`: must be from {data.labels} (labels of one image) to {classes - 1} "
+            f"(classes of `{data.name}` less one), but got {k}"
         )
 
 

@@ -76,7 +76,9 @@ class Dataset:
 def check_name(name: str, what: str) -> str:
     """`name`, if it can be a folder's name. Raises InputError otherwise."""
     if not _NAME.fullmatch(name):
-        raise InputError(f"{what} `{name}` must be 1 to 64 letters, digits, `.`, `_` or `-`, the first no sign")
+        raise InputError(
+            f"{what} `{name}` must be 1 to 64 letters, digits, `.`, `_` or `-`, and begin with a letter or a digit"
+        )
     return name
 
 
@@ -118,6 +120,11 @@ class DatasetWriter:
     def create_images(self, which: SetName, count: int, size: int) -> npt.NDArray[np.uint8]:
         """A writable memory map of shape (count, size, size, 3) for the images of one set."""
         path = self.folder / f"{which}.images.npy"
+        wanted, free = count * size * size * 3, shutil.disk_usage(self.folder).free
+        if wanted > free:
+            raise InputError(
+                f"{self.folder.parent}: the {which} images need {wanted / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
+            )
         images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
         # A full disk is an error here; without the space it would kill the process at a later write.
         with path.open("r+b") as file:
@@ -166,7 +173,7 @@ def writing(target: Path, replace: bool = False) -> Iterator[DatasetWriter]:
     try:
         yield DatasetWriter(folder)
         if replace and target.exists():
-            shutil.rmtree(target)
+            target.rename(folder.with_name(f"{folder.name}-old"))
         try:
             os.rename(folder, target)
         except OSError:
@@ -175,6 +182,7 @@ def writing(target: Path, replace: bool = False) -> Iterator[DatasetWriter]:
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder.with_name(f"{folder.name}-old"), ignore_errors=True)
 
 
 def open_dataset(folder: Path) -> Dataset:

@@ -12,6 +12,21 @@ from torch import Tensor, nn
 Attention = Callable[[int], nn.Module]
 
 
+class Subsample(nn.Module):
+    """Every `stride`-th pixel: with a 1×1 convolution after it, a 1×1 convolution of that stride.
+
+    The strided convolution itself corrupts memory on some CPUs (torch 2.15, channels last, odd batches, two threads).
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H/stride, W/stride)."""
+        return x[:, :, :: self.stride, :: self.stride]
+
+
 class TwoLayerBlock(nn.Module):
     """3×3 conv, BN, ReLU, 3×3 conv, BN, attention; added to the shortcut, then ReLU."""
 
@@ -26,7 +41,7 @@ class TwoLayerBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+                Subsample(stride), nn.Conv2d(channels_in, channels, 1, bias=False), nn.BatchNorm2d(channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:

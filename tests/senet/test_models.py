@@ -1,5 +1,8 @@
 """The networks against formulas and an independent implementation."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -107,3 +110,20 @@ def test_single_image_and_channels_last_give_the_same() -> None:
     torch.testing.assert_close(torch.cat([model(image[None]) for image in images]), whole, rtol=1e-4, atol=1e-5)
     last = model.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     torch.testing.assert_close(last, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_odd_batches_on_two_threads_do_no_harm() -> None:
+    # Strided 1×1 convolutions corrupted the heap here; a crash shows only in a process of its own.
+    code = """
+import torch
+from senet.config import ModelConfig
+from senet.models import build_model
+torch.set_num_threads(2)
+for batch in (3, 5, 7):
+    model = build_model(ModelConfig(width=8), 7).to(memory_format=torch.channels_last)
+    for _ in range(20):
+        images = torch.randn(batch, 3, 24, 24).to(memory_format=torch.channels_last)
+        model(images).square().sum().backward()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

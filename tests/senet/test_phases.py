@@ -80,7 +80,7 @@ def test_a_resumed_phase_is_the_undisturbed_one(
     assert [report["epoch"] for report in heard] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("content", [b"", b"half a file", None])
+@pytest.mark.parametrize("content", [b"", b"half a file", b"garbage garbage", None])
 def test_progress_of_another_phase_or_a_broken_one_is_not_used(
     trial_config: MakeConfig, tiny: Dataset, base: Trained, tmp_path: Path, content: bytes | None
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from senet.data.breeds import BreedsSpec, prepare_breeds
-from senet.data.catalogue import check_fits, describe_dataset, obtain_dataset
+from senet.data.catalogue import check_fits, describe_dataset, description, obtain_dataset
 from senet.data.store import Dataset, open_dataset, stratified_split, writing
 from senet.errors import InputError
 from tests.conftest import TINY
@@ -107,7 +107,7 @@ def test_the_default_breeds_are_many_enough() -> None:
 
 
 def test_top_k_must_suit_the_data(trial_config, tiny: Dataset) -> None:  # type: ignore[no-untyped-def]
-    check_fits(trial_config(), tiny, "f")
+    check_fits(trial_config(), description(tiny), "f")
     for k in (1, 6):
         with pytest.raises(InputError, match=r"f: `objective.top_k`: must be from 2 .* to 5 .*, but got"):
-            check_fits(trial_config(objective={"top_k": k}), tiny, "f")
+            check_fits(trial_config(objective={"top_k": k}), description(tiny), "f")

@@ -149,3 +149,35 @@ def test_tpe_finds_the_better_half(tmp_path: Path) -> None:
         return sum(abs(e.params["streaming.learning_rate"] - 0.02) for e in entries) / len(entries)  # type: ignore[operator]
 
     assert mean_distance("tpe") < 0.8 * mean_distance("random")
+
+
+def test_waiting_for_a_base_costs_nothing(tmp_path: Path) -> None:
+    space = {"model.expansion": {"choice": [1, 2]}, "streaming.learning_rate": {"log": [0.001, 0.1]}}
+    search = Search(tmp_path, trials=20)
+    search.recipe = validate_recipe(RECIPE | {"space": space, "enqueue": []}, "r")
+    search.space = search.recipe.parsed_space("r")
+    search.suggester = Suggester(search.recipe, search.space, search.ledger)
+    first, second = search.suggester.next(), search.suggester.next()
+    assert first is not None
+    assert second is not None
+    assert [search.suggester.next() for _ in range(50)] == [None] * 50
+    assert not search.suggester.done()
+    search.stands(first)
+    third = search.suggester.next()
+    assert third is not None
+    assert search.base(third) == search.base(first)
+
+
+def test_a_base_that_always_fails_gets_two_trials(tmp_path: Path) -> None:
+    search = Search(tmp_path, trials=30)
+    bad = None
+    while (entry := search.suggester.next()) is not None:
+        bad = bad or search.base(entry)
+        if search.base(entry) == bad:
+            search.ledger.finish(entry.number, {"state": "failed", "error": "error: x"})
+            search.suggester.ended(entry.number, None)
+        else:
+            search.stands(entry)
+            search.end(entry)
+    # The two enqueued ones are always tried; the search itself gives it no more.
+    assert [search.base(entry) for entry in search.ledger.entries()].count(str(bad)) == 2
