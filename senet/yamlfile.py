@@ -48,7 +48,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}") from None
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         raise InputError(f"{path}: must hold a mapping of keys to values, but holds {type(value).__name__}")

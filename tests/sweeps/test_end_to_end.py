@@ -160,6 +160,17 @@ def test_a_second_run_gets_another_name_and_shares_the_bases(status: dict[str, A
     assert home.status("small") == status, "the other sweep is untouched"
 
 
+def test_a_driver_that_died_before_its_report_is_made_up_for(status: dict[str, Any], home: Home) -> None:
+    folder = home.folder / "sweeps" / "small"
+    (folder / "report.md").unlink()
+    (parent,), _ = home.runs("small")
+    client = MlflowClient(tracking_uri=f"sqlite:///{home.folder / 'mlflow.db'}")
+    client.update_run(parent.info.run_id, status="RUNNING")
+    assert "nothing is run again" in home.call("sweeps", "resume", "small")
+    home.assert_consistent("small", 8)
+    assert (folder / "report.md").exists()
+
+
 def test_mistakes_that_need_the_home(status: dict[str, Any], home: Home) -> None:
     recipe = str(home.folder / "small.yaml")
     before = sorted(str(path) for path in home.folder.rglob("*"))

@@ -88,6 +88,21 @@ def test_a_later_session_finds_its_runs_again(tmp_path: Path) -> None:
     assert [run.info.status for run in runs] == ["RUNNING", "RUNNING"]
 
 
+def test_a_resumed_trial_repeats_no_epoch(tmp_path: Path) -> None:
+    first = SweepTracking(tmp_path, "s", "id1")
+    first.begin({})
+    run_id = first.begin_trial(running(0), {})
+    first.log_epoch(running(0, run_id), HISTORY[0])
+    later = SweepTracking(tmp_path, "s", "id1")
+    later.begin({})
+    later.begin_trial(running(0, run_id), {})
+    for report in HISTORY:
+        later.log_epoch(running(0, run_id), report)
+    later.end_trial(complete(0, run_id))
+    client, _ = logged(tmp_path)
+    assert [point.step for point in client.get_metric_history(str(run_id), "base/train_loss")] == [1, 2]
+
+
 def test_what_a_failing_server_missed_is_written_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
