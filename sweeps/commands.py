@@ -6,6 +6,7 @@ import socket
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -69,40 +70,54 @@ def resume(arguments: Namespace) -> int:
 
 
 def status(arguments: Namespace) -> int:
-    """Print what a sweep has come to."""
+    """Print what one sweep, or each, has come to."""
     from sweeps.status import sweep_status
 
     console = Console()
     if arguments.name is None:
-        found = [sweep_status(Sweep(home(), path.parent.name)) for path in sorted(home().glob("sweeps/*/ledger.db"))]
-        if arguments.json:
-            print(json.dumps(found, indent=2))
-        for one in found if not arguments.json else []:
-            done = sum(trial["state"] != "running" for trial in one["trials"])
-            best = f", best joint {100 * one['best']['metrics']['joint']:.1f}" if one["best"] else ""
-            _say(console, f"{one['name']}: {one['state']}, {done}/{one['planned_trials']} trials{best}")
-        if not found and not arguments.json:
-            _say(console, f"no sweeps below {home()}; start one: sweeps run quickstart")
-        return 0
-    found_status = sweep_status(find_sweep(home(), arguments.name))
+        return _print_all(arguments.json, console)
+    found = sweep_status(find_sweep(home(), arguments.name))
     if arguments.json:
-        print(json.dumps(found_status, indent=2))
+        print(json.dumps(found, indent=2))
         return 0
 
     from sweeps.report import print_leaderboard
 
-    trials = found_status["trials"]
-    ended = sum(trial["state"] != "running" for trial in trials)
-    _say(console, f"{arguments.name}: {found_status['state']}, {ended}/{found_status['planned_trials']} trials")
-    for trial in trials:
+    _say(console, _in_a_line(found))
+    for trial in found["trials"]:
         if trial["state"] == "running":
             at = trial["progress"]
             where = f"{at['phase']} epoch {at['epoch']}/{at['epochs']}" if at else "starting"
-            _say(console, f"trial {trial['number']}: {found_status['state']}, {where}")
-    print_leaderboard(_wide(console), found_status)
-    if found_status["state"] == "interrupted":
+            _say(console, f"trial {trial['number']}: {found['state']}, {where}")
+    print_leaderboard(_wide(console), found)
+    if found["state"] == "interrupted":
         _say(console, f"go on: sweeps resume {arguments.name}")
     return 0
+
+
+def _print_all(as_json: bool, console: Console) -> int:
+    """Every sweep in a line, or all as a JSON list; one that is damaged does not hide the others."""
+    from sweeps.status import sweep_status
+
+    found, damaged = [], []
+    for path in sorted((home() / "sweeps").glob("[!.]*/recipe.yaml")):
+        try:
+            found.append(sweep_status(Sweep(home(), path.parent.name)))
+        except InputError as error:
+            damaged.append(f"{path.parent.name}: damaged: {error}")
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        for line in [*map(_in_a_line, found)] or [f"no sweeps below {home()}; start one: sweeps run quickstart"]:
+            _say(console, line)
+    print("\n".join(damaged), end="\n" if damaged else "", file=sys.stderr)
+    return 0
+
+
+def _in_a_line(found: dict[str, Any]) -> str:
+    done = sum(trial["state"] != "running" for trial in found["trials"])
+    best = f", best joint {100 * found['best']['metrics']['joint']:.1f}" if found["best"] else ""
+    return f"{found['name']}: {found['state']}, {done}/{found['planned_trials']} trials{best}"
 
 
 def export(arguments: Namespace) -> int:

@@ -127,7 +127,7 @@ def find_sweep(home: Path, name: str) -> Sweep:
     """An existing sweep. Raises InputError where there is none of this name."""
     sweep = Sweep(home, name)
     if "/" in name or not (sweep.folder / "sweep.json").exists():
-        known = ", ".join(sorted(path.parent.name for path in (home / "sweeps").glob("*/sweep.json"))) or "none yet"
+        known = ", ".join(sorted(path.parent.name for path in (home / "sweeps").glob("[!.]*/sweep.json"))) or "none yet"
         raise InputError(f"no sweep `{name}` in {home / 'sweeps'}; there are: {known}")
     return sweep
 

@@ -57,6 +57,10 @@ def test_a_damaged_sweep_is_named(home: Path, capsys: pytest.CaptureFixture[str]
     (folder / "ledger.db").write_bytes(b"no database")
     assert "ledger.db: is no ledger of the sweep `x`" in line_of(capsys, "status", "x")
     assert "sweep.json: cannot be read" in line_of(capsys, "delete", "x", "--yes")
+    assert main(["status"]) == 0
+    captured = capsys.readouterr()
+    assert "x: damaged: " in captured.err
+    assert "no sweeps below" in captured.out
 
 
 def test_a_home_that_is_a_file(
