@@ -79,6 +79,10 @@ class Ledger:
         """All trials, by number."""
         return [_entry(trial) for trial in self.trials()]
 
+    def entry(self, number: int) -> Entry:
+        """One trial."""
+        return _entry(self.trials()[number])
+
     def open(self, params: Params, space: Space, enqueued: int | None = None) -> Entry:
         """Write down a new running trial, whole, and return it with its number."""
         attributes = {} if enqueued is None else {"enqueued": enqueued}

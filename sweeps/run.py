@@ -103,10 +103,10 @@ class Driver:
         entry = self._suggester.next()
         if entry is None:
             return Searcher.FINISHED if self._suggester.done() else None
-        run_id = self._tracking.begin_trial(entry, entry.params)
+        run_id = self._tracking.begin_trial(entry)
         if run_id is not None and run_id != entry.run_id:
             self._ledger.set_run(entry.number, run_id)
-            entry = self._ledger.entries()[entry.number]
+            entry = self._ledger.entry(entry.number)
         self._live[trial_id] = entry
         self._view.started(entry)
         return {
@@ -137,7 +137,7 @@ class Driver:
             return
         result = result or {"state": "failed", "error": "lost: the trial's process died three times", "seconds": 0.0}
         self._ledger.finish(entry.number, result)
-        closed = self._ledger.entries()[entry.number]
+        closed = self._ledger.entry(entry.number)
         self._suggester.ended(entry.number, closed.joint if closed.state == "complete" else None)
         self._tracking.end_trial(closed)
         self._view.ended(closed)

@@ -88,9 +88,9 @@ class SweepTracking:
         self._params = params
         self._try(self._begin)
 
-    def begin_trial(self, entry: Entry, params: dict[str, Any]) -> str | None:
+    def begin_trial(self, entry: Entry) -> str | None:
         """Open the nested run of a trial, or its run of an earlier session again. Returns the run's id."""
-        return self._try(lambda: self._begin_trial(entry, params))
+        return self._try(lambda: self._begin_trial(entry))
 
     def log_epoch(self, entry: Entry, report: dict[str, Any]) -> None:
         """Log one epoch's metrics under its phase; an epoch that was logged is passed over."""
@@ -133,7 +133,7 @@ class SweepTracking:
                 client.update_run(self._parent, status="RUNNING")
         self._client = client
 
-    def _begin_trial(self, entry: Entry, params: dict[str, Any]) -> str:
+    def _begin_trial(self, entry: Entry) -> str:
         client = self._connected()
         found = self._find(client, str(entry.number))
         if found is not None:
@@ -143,7 +143,7 @@ class SweepTracking:
         tags = self._tags(str(entry.number)) | {"mlflow.parentRunId": self._parent}
         tags["enqueued"] = str(entry.enqueued is not None).lower()
         run = client.create_run(self._experiment, run_name=f"{self._name}-{entry.number:04d}", tags=tags)
-        client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in entry.params.items()])
         return str(run.info.run_id)
 
     def _log_epochs(self, entry: Entry, reports: list[dict[str, Any]]) -> None:
@@ -200,7 +200,7 @@ class SweepTracking:
             if entry.state == "running":
                 continue
             # Where the tracking was down when the trial began, it has no run yet.
-            run_id = entry.run_id or self._begin_trial(entry, entry.params)
+            run_id = entry.run_id or self._begin_trial(entry)
             if client.get_run(run_id).info.status in ("RUNNING", "KILLED"):
                 self._end_trial(replace(entry, run_id=run_id))
 

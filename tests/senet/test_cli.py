@@ -11,7 +11,7 @@ from PIL import Image
 from senet.cli import main
 from senet.data.store import open_dataset
 from senet.modelfolder import load_model
-from tests.conftest import TINY_TRIAL, merged
+from tests.conftest import TINY_TRIAL, merged, refusal
 
 DRAW = [
     *("--breeds", "6", "--train-per-breed", "20", "--validation-per-breed", "10", "--test-per-breed", "10"),
@@ -96,16 +96,8 @@ def test_another_seed_is_another_model(config: Path, home: Path) -> None:
 
 
 def line_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The only line on standard error of a call that must end with exit code 2."""
-    capsys.readouterr()
-    try:
-        code = main(list(arguments))
-    except SystemExit as stop:
-        code = int(str(stop.code))
-    captured = capsys.readouterr()
-    assert code == 2, captured
+    captured = refusal(main, capsys, *arguments)
     assert captured.out == ""
-    assert captured.err.count("\n") == 1, captured.err
     return captured.err
 
 

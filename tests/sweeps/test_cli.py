@@ -5,19 +5,11 @@ from pathlib import Path
 import pytest
 
 from sweeps.cli import main
+from tests.conftest import refusal
 
 
 def line_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The only line on standard error of a call that must end with exit code 2."""
-    capsys.readouterr()
-    try:
-        code = main(list(arguments))
-    except SystemExit as stop:
-        code = int(str(stop.code))
-    captured = capsys.readouterr()
-    assert code == 2, captured
-    assert captured.err.count("\n") == 1, captured.err
-    return captured.err
+    return refusal(main, capsys, *arguments).err
 
 
 @pytest.mark.parametrize(

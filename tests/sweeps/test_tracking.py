@@ -51,7 +51,7 @@ def track(home: Path, trials: int = 2) -> SweepTracking:
     tracking = SweepTracking(home, "s", "id1")
     tracking.begin({"data": "x"})
     for number in range(trials):
-        run_id = tracking.begin_trial(running(number), {"model.width": 8})
+        run_id = tracking.begin_trial(running(number))
         entry = complete(number, run_id)
         tracking.log_epoch(entry, HISTORY[0])
         tracking.log_epoch(entry, HISTORY[0])
@@ -78,12 +78,12 @@ def test_runs_are_nested_and_hold_every_epoch_once(tmp_path: Path) -> None:
 def test_a_later_session_finds_its_runs_again(tmp_path: Path) -> None:
     first = SweepTracking(tmp_path, "s", "id1")
     first.begin({"data": "x"})
-    run_id = first.begin_trial(running(0), {"model.width": 8})
+    run_id = first.begin_trial(running(0))
     first.kill_trial(running(0, run_id))
     first.end("KILLED", {})
     later = SweepTracking(tmp_path, "s", "id1")
     later.begin({"data": "x"})
-    assert later.begin_trial(running(0, run_id), {"model.width": 8}) == run_id
+    assert later.begin_trial(running(0, run_id)) == run_id
     _, runs = logged(tmp_path)
     assert [run.info.status for run in runs] == ["RUNNING", "RUNNING"]
 
@@ -91,11 +91,11 @@ def test_a_later_session_finds_its_runs_again(tmp_path: Path) -> None:
 def test_a_resumed_trial_repeats_no_epoch(tmp_path: Path) -> None:
     first = SweepTracking(tmp_path, "s", "id1")
     first.begin({})
-    run_id = first.begin_trial(running(0), {})
+    run_id = first.begin_trial(running(0))
     first.log_epoch(running(0, run_id), HISTORY[0])
     later = SweepTracking(tmp_path, "s", "id1")
     later.begin({})
-    later.begin_trial(running(0, run_id), {})
+    later.begin_trial(running(0, run_id))
     for report in HISTORY:
         later.log_epoch(running(0, run_id), report)
     later.end_trial(complete(0, run_id))
@@ -113,7 +113,7 @@ def test_what_a_failing_server_missed_is_written_later(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     tracking = SweepTracking(tmp_path, "s", "id1")
     tracking.begin({"data": "x"})
-    assert tracking.begin_trial(running(0), {"model.width": 8}) is None
+    assert tracking.begin_trial(running(0)) is None
     tracking.end_trial(complete(0, None))
     assert capsys.readouterr().err.count("the sweep goes on") == 1
 
