@@ -4,6 +4,9 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# Fast tests share no processes or ports, so they run side by side; each computes with one thread.
+FAST_TESTS := OMP_NUM_THREADS=1 pytest -n auto -m "not slow and not soak"
+
 .PHONY: setup sweep check test soak lock clean
 
 setup: .venv/.ready
@@ -27,14 +30,15 @@ check: setup
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest -m "not slow and not soak"
+	$(FAST_TESTS)
 
 # All tests but the soak: under ten minutes on two cores.
 test: setup
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest -m "not soak"
+	$(FAST_TESTS)
+	pytest -m "slow and not soak"
 
 # Chaos, fuzzing, long goldens: under 70 minutes.
 soak: setup

@@ -1,4 +1,4 @@
-"""A training phase's state on disk: written atomically, loaded without executing code."""
+"""Weights of networks, and a training phase's state on disk: written atomically, loaded without executing code."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,24 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from senet.config import ModelConfig
+from senet.models import build_model
+
+State = dict[str, Tensor]
+
+
+def host_state(model: nn.Module) -> State:
+    """A copy of all weights and statistics on the host, contiguous."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+
+
+def restored(config: ModelConfig, state: State, classes: int) -> nn.Module:
+    """The network of `config` with the weights of `state`."""
+    model = build_model(config, classes)
+    model.load_state_dict(state)
+    return model
 
 
 def save_progress(path: Path, state: dict[str, Any]) -> None:

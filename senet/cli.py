@@ -45,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument("--learning-rate", type=float, help="instead of the model's streaming learning rate")
     stream.add_argument("--epochs", type=int, help="instead of the model's streaming epochs")
     stream.add_argument("--distillation", type=float, help="instead of the model's distillation weight")
+    stream.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+                        help="any other key of `streaming`, such as l2_sp=0.1; may be repeated")  # fmt: skip
     stream.set_defaults(action="stream")
 
     predict = commands.add_parser("predict", help="print the labels of images, with their probabilities")

@@ -9,6 +9,7 @@ from typing import Any
 from senet.config import read_config
 from senet.errors import InputError
 from senet.home import home
+from senet.yamlfile import parse_yaml
 
 
 def list_datasets(arguments: Namespace) -> int:
@@ -86,6 +87,11 @@ def stream(arguments: Namespace) -> int:
     options = {name: getattr(arguments, name) for name in ("learning_rate", "epochs", "distillation")}
     given = {name: value for name, value in options.items() if value is not None}
     values = model.config.model_dump(mode="json")
+    for setting in arguments.settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {setting}: must be key=value, such as l2_sp=0.1")
+        given[key] = parse_yaml(text, f"--set {setting}")
     values["streaming"] |= given
     streaming = parse_trial(values, "command line").streaming
     folder = home() / "models" / check_name(arguments.name, "--name") if arguments.name else _numbered(arguments.model)

@@ -1,14 +1,14 @@
-"""What a config costs, before it is trained: parameters, arithmetic, seconds on this machine."""
+"""What a config costs on this machine, before it is trained."""
 
 import time
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from senet.complexity import Complexity, complexity
 from senet.config import TrialConfig
 from senet.device import Runtime
-from senet.losses import LOSSES
+from senet.losses import loss_of
 from senet.models import build_model
 
 _REPEATS = 3
@@ -18,9 +18,7 @@ _REPEATS = 3
 class Cost:
     """Cost of one network on one machine."""
 
-    parameters: int
-    flops: int
-    """floating-point operations of one image, forward"""
+    complexity: Complexity
     training_seconds: float
     """of one image: forward, backward and step"""
     evaluation_seconds: float
@@ -28,12 +26,7 @@ class Cost:
 
 
 def measure_cost(config: TrialConfig, classes: int, size: int, runtime: Runtime) -> Cost:
-    """Count on the meta device, then time a few batches of random images (N, 3, size, size)."""
-    with torch.device("meta"):
-        counted = build_model(config.model, classes)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            counted.eval()(torch.empty(1, 3, size, size))
-    parameters = sum(p.numel() for p in counted.parameters())
+    """Count, and time a few batches of random images (N, 3, size, size)."""
     network = build_model(config.model, classes).to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(config.base.batch_size, 3, size, size, device=runtime.device)
     images = images.to(memory_format=torch.channels_last)
@@ -45,7 +38,7 @@ def measure_cost(config: TrialConfig, classes: int, size: int, runtime: Runtime)
     def train() -> None:
         with runtime.autocast():
             logits = network(images)
-        LOSSES[config.loss](logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        loss_of(config)(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 
@@ -54,9 +47,8 @@ def measure_cost(config: TrialConfig, classes: int, size: int, runtime: Runtime)
             network(images)
 
     count = len(images)
-    return Cost(
-        parameters, counter.get_total_flops(), _seconds(train, runtime) / count, _seconds(evaluate, runtime) / count
-    )
+    counted = complexity(config.model, classes, size)
+    return Cost(counted, _seconds(train, runtime) / count, _seconds(evaluate, runtime) / count)
 
 
 def _seconds(action: object, runtime: Runtime) -> float:

@@ -21,7 +21,8 @@ def first_problem(error: ValidationError, source: str, value_of: str = "") -> In
     """
     problem = error.errors(include_url=False)[0]
     # A union adds the type it tried to the location: only real keys are shown.
-    parts = [str(part) for part in problem["loc"] if part not in ("float", "int", "str", "bool")]
+    tried = ("float", "int", "str", "bool", "constrained-int", "constrained-float")
+    parts = [str(part) for part in problem["loc"] if part not in tried and not str(part).startswith("literal[")]
     key = ".".join(filter(None, [value_of, *parts]))
     if problem["type"] == "extra_forbidden":
         return InputError(f"{source}: unknown key `{key}`")
@@ -29,4 +30,4 @@ def first_problem(error: ValidationError, source: str, value_of: str = "") -> In
         return InputError(f"{source}: `{key}` is missing")
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     shown = "" if isinstance(problem["input"], dict) else f", but got {problem['input']!r}"
-    return InputError(f"{source}: `{key or 'the file'}`: {message}{shown}")
+    return InputError(f"{source}: {f'`{key}`: ' if key else ''}{message}{shown}")

@@ -10,13 +10,18 @@ from torch import nn
 
 from senet import metrics
 from senet.calibration import Calibration
+from senet.checkpoint import State, restored
 from senet.config import StreamingConfig, TrialConfig
 from senet.data.catalogue import check_fits, description
 from senet.data.store import Dataset, ImageSet, Split
 from senet.device import Runtime
 from senet.errors import InputError
+from senet.evaluation import Evaluation
+from senet.initial import normalised_for
+from senet.loop import OnEpoch, Trained
 from senet.modelfolder import Model
-from senet.phases import Evaluation, OnEpoch, State, Trained, restored, stream, train_base
+from senet.phases import stream, train_base, with_importance, with_importance_of_stream
+from senet.protocols import WITHOUT_STREAMING, for_protocol
 
 Metrics = dict[str, float]
 
@@ -36,7 +41,10 @@ def train_final(
         provenance: where the config comes from; the data set's fingerprint is added.
     """
     check_fits(config, description(dataset), "config")
+    dataset = for_protocol(config, normalised_for(config, dataset))
     base = train_base(config, dataset, runtime, on_epoch, progress and progress / "base.pt")
+    if config.streaming.ewc:
+        base = with_importance(config, base, dataset, runtime)
     streamed = stream(config, base, dataset, runtime, on_epoch, progress and progress / "streaming.pt")
     return _finished(config, dataset, runtime, base.state, streamed, provenance)
 
@@ -49,14 +57,25 @@ def stream_model(
     The base images only measure what is forgotten.
 
     Raises:
-        InputError: a class of `dataset` is unknown to the model, or its images have another size.
+        InputError: a class of `dataset` is unknown to the model, its images have another size, or the model cannot be
+            streamed as `streaming` says.
     """
+    if model.config.protocol in WITHOUT_STREAMING:
+        raise InputError(f"model: was trained by the protocol `{model.config.protocol}`, which does not stream")
+    if streaming.epochs == 0:
+        raise InputError("`streaming.epochs`: must be 1 or more to stream anything, but got 0")
+    if streaming.ewc and model.importance is None:
+        raise InputError(
+            "`streaming.ewc`: the model does not say how much its weights matter; train it with `streaming.ewc` above 0"
+        )
+    if streaming.replay:
+        raise InputError("`streaming.replay`: looks at old images, which a trained model comes without; set it to 0")
     config = model.config.model_copy(update={"streaming": streaming, "data": dataset.name})
     dataset = _as_seen_by(model, dataset)
     check_fits(config, description(dataset), "model")
     evaluation = Evaluation(config, dataset, "validation", runtime)
     before = evaluation.before(evaluation.scores(_placed(config, model.state, dataset, runtime)))
-    base = Trained(model.state, [_numbers(before)], 0.0)
+    base = Trained(model.state, [_numbers(before)], 0.0, model.importance)
     streamed = stream(config, base, dataset, runtime, on_epoch)
     earlier = model.provenance.get("streamed_into", [])
     provenance = model.provenance | {"streamed_into": [*earlier, {"metrics": model.metrics}]}
@@ -85,6 +104,8 @@ def _finished(
         after = evaluation.after(scores, before["base_top1"], before["base_topk"], fitted)
         results[split] = before | _numbers(after | {"calibration_error": error})
     assert fitted is not None
+    if streamed.importance is not None:
+        streamed = with_importance_of_stream(config, streamed, dataset, runtime)
     return Model(
         config=config,
         classes=dataset.classes,
@@ -92,6 +113,7 @@ def _finished(
         mean=dataset.mean,
         std=dataset.std,
         state=streamed.state,
+        importance=streamed.importance,
         calibration=Calibration(fitted.scale.cpu(), fitted.bias.cpu()),
         metrics=results,
         provenance=provenance | {"data": {"name": dataset.name, "fingerprint": dataset.fingerprint}},
@@ -99,7 +121,7 @@ def _finished(
 
 
 def _placed(config: TrialConfig, state: State, dataset: Dataset, runtime: Runtime) -> nn.Module:
-    network = restored(config, state, len(dataset.classes))
+    network = restored(config.model, state, len(dataset.classes))
     return network.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

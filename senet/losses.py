@@ -1,4 +1,4 @@
-"""Multi-label losses on logits, from multi-hot targets (thesis §3.3).
+"""Losses on logits, from multi-hot targets: the thesis' two (§3.3), and what they are compared with.
 
 Shapes: logits (N, C), float; targets (N, C), bool; result: a scalar, the mean over images.
 """
@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from senet.config import TrialConfig
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -22,9 +24,54 @@ def margin(logits: Tensor, targets: Tensor) -> Tensor:
     return F.multilabel_margin_loss(logits, torch.where(truth.bool(), order, -1))
 
 
+def margin_sigmoid(logits: Tensor, targets: Tensor) -> Tensor:
+    """The margin loss on sigmoids, as the thesis' text can be read too: scores from 0 to 1 never reach the margin."""
+    return margin(torch.sigmoid(logits), targets)
+
+
 def soft_margin(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross-entropy of every label's sigmoid, averaged over labels."""
     return F.multilabel_soft_margin_loss(logits, targets.to(logits.dtype))
+
+
+def asymmetric(
+    logits: Tensor,
+    targets: Tensor,
+    focus_positive: float = 0.0,
+    focus_negative: float = 4.0,
+    clip: float = 0.05,
+) -> Tensor:
+    """Asymmetric loss (Ridnik et al. 2021), averaged over labels; the defaults are the paper's.
+
+    Args:
+        focus_positive, focus_negative: γ+ and γ−, exponents that let easy labels weigh less.
+        clip: m; the probability of a label that is not true counts only as far as it is above m.
+    """
+    truth = targets.to(logits.dtype)
+    probability = torch.sigmoid(logits)
+    shifted = (probability - clip).clamp_min(0)
+    positive = truth * (1 - probability) ** focus_positive * F.logsigmoid(logits)
+    negative = (1 - truth) * shifted**focus_negative * torch.log1p(-shifted)
+    return -(positive + negative).mean()
+
+
+def focal(logits: Tensor, targets: Tensor, focus: float = 2.0, balance: float = 0.25) -> Tensor:
+    """Focal binary cross-entropy (Lin et al. 2017), averaged over labels; the defaults are the paper's.
+
+    Args:
+        focus: γ, the exponent that lets easy labels weigh less.
+        balance: α, the weight of true labels; the others have 1 − α.
+    """
+    truth = targets.to(logits.dtype)
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    missed = torch.where(targets, torch.sigmoid(-logits), torch.sigmoid(logits))
+    return (torch.where(targets, balance, 1 - balance) * missed**focus * entropy).mean()
+
+
+def softmax(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of the softmax; several true labels share the probability alike."""
+    truth = targets.to(logits.dtype)
+    return F.cross_entropy(logits, truth / truth.sum(dim=1, keepdim=True))
 
 
 def centred(logits: Tensor) -> Tensor:
@@ -37,4 +84,15 @@ def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(centred(logits), centred(teacher))
 
 
-LOSSES: dict[str, Loss] = {"margin": margin, "soft_margin": soft_margin}
+LOSSES: dict[str, Loss] = {
+    "margin": margin,
+    "margin_sigmoid": margin_sigmoid,
+    "soft_margin": soft_margin,
+    "asymmetric": asymmetric,
+    "focal": focal,
+}
+
+
+def loss_of(config: TrialConfig) -> Loss:
+    """What a trial minimises: its loss, or softmax cross-entropy in the protocols that the thesis compares with."""
+    return LOSSES[config.loss] if config.protocol == "streaming" else softmax

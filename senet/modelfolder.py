@@ -1,9 +1,10 @@
 """A trained model as a folder: weights, config, classes, preprocessing, calibration, metrics.
 
-weights.safetensors   all weights and batch-norm statistics; loading executes no code
-config.yaml           the complete trial config
-model.json            classes, preprocessing, calibration, provenance, what was streamed
-metrics.json          accuracy on the validation and the test split
+weights.safetensors      all weights and batch-norm statistics; loading executes no code
+importance.safetensors   where elastic weight consolidation is used: how much each weight matters
+config.yaml              the complete trial config
+model.json               classes, preprocessing, calibration, provenance, what was streamed
+metrics.json             accuracy on the validation and the test split
 """
 
 import json
@@ -20,12 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from senet.calibration import Calibration
+from senet.checkpoint import State, restored
 from senet.config import TrialConfig, parse_trial
 from senet.errors import InputError
-from senet.phases import State, restored
 from senet.yamlfile import read_mapping
 
 FORMAT = 1
+_WEIGHTS, _IMPORTANCE = "weights.safetensors", "importance.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,12 @@ class Model:
     metrics: dict[str, dict[str, float]]
     """by split, then by name"""
     provenance: dict[str, Any]
+    importance: State | None = None
+    """how much each weight matters to the images seen so far, where elastic weight consolidation is used"""
 
     def network(self) -> nn.Module:
         """The network with its weights, in evaluation mode, on the host."""
-        return restored(self.config, self.state, len(self.classes)).eval()
+        return restored(self.config.model, self.state, len(self.classes)).eval()
 
 
 def save_model(folder: Path, model: Model) -> None:
@@ -59,7 +63,9 @@ def save_model(folder: Path, model: Model) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        save_file(model.state, temporary / "weights.safetensors")
+        save_file(model.state, temporary / _WEIGHTS)
+        if model.importance is not None:
+            save_file(model.importance, temporary / _IMPORTANCE)
         (temporary / "config.yaml").write_text(yaml.safe_dump(model.config.model_dump(mode="json"), sort_keys=False))
         described = {
             "format": FORMAT,
@@ -71,7 +77,8 @@ def save_model(folder: Path, model: Model) -> None:
         (temporary / "model.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
         (temporary / "metrics.json").write_text(json.dumps(model.metrics, indent=2) + "\n")
         temporary.chmod(0o755)
-        (temporary / "weights.safetensors").chmod(0o644)
+        for weights in temporary.glob("*.safetensors"):
+            weights.chmod(0o644)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -97,7 +104,8 @@ def load_model(folder: Path) -> Model:
             size=preprocessing["size"],
             mean=tuple(preprocessing["mean"]),
             std=tuple(preprocessing["std"]),
-            state=load_file(folder / "weights.safetensors"),
+            state=load_file(folder / _WEIGHTS),
+            importance=load_file(folder / _IMPORTANCE) if (folder / _IMPORTANCE).exists() else None,
             calibration=Calibration(torch.tensor(calibration["scale"]), torch.tensor(calibration["bias"])),
             metrics=json.loads((folder / "metrics.json").read_text()),
             provenance=described["provenance"],

@@ -8,8 +8,8 @@ from senet.data.catalogue import obtain_dataset
 from senet.data.store import check_name
 from senet.device import make_runtime
 from senet.final import train_final
+from senet.loop import Report
 from senet.modelfolder import Model, refuse_existing, save_model
-from senet.phases import Report
 
 
 def model_target(home: Path, config: Path, name: str | None) -> Path:
@@ -52,9 +52,9 @@ def print_epoch(report: Report) -> None:
         for name in ("train_topk", "base_topk", "original_topk", "streaming_topk", "joint")
         if name in report
     )
+    loss = f"loss {report['train_loss']:.4f}, " if "train_loss" in report else ""
     print(
-        f"{report['phase']} epoch {report['epoch']}/{report['epochs']}: loss {report['train_loss']:.4f}, {accuracy}"
-        f" ({report['seconds']:.0f} s)",
+        f"{report['phase']} epoch {report['epoch']}/{report['epochs']}: {loss}{accuracy} ({report['seconds']:.0f} s)",
         flush=True,
     )
 

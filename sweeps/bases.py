@@ -1,9 +1,10 @@
 """The base store: a base that was trained once serves every trial whose base would be the same.
 
 `bases/KEY/` holds weights.safetensors and, written last, base.json: a folder without base.json is a base in the
-making, whose progress.pt a later trial goes on from.
+making, whose progress.pt a later trial goes on from. importance.safetensors joins them where it is asked for.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from senet.config import TrialConfig
 from senet.data.store import Dataset
 from senet.device import Runtime
 from senet.files import write_atomically
-from senet.phases import OnEpoch, Trained, base_fingerprint, train_base
+from senet.loop import OnEpoch, Trained
+from senet.phases import base_fingerprint, train_base, with_importance
 
 
 class BaseStore:
@@ -47,6 +49,19 @@ class BaseStore:
         self._save(key, trained, about)
         progress.unlink(missing_ok=True)
         return key, trained, False
+
+    def with_importance(
+        self, key: str, base: Trained, config: TrialConfig, dataset: Dataset, runtime: Runtime
+    ) -> Trained:
+        """The base of this key with the importance of its weights, computed once and kept beside it."""
+        path = self._folder / key / "importance.safetensors"
+        try:
+            return dataclasses.replace(base, importance=load(path.read_bytes()))
+        except (OSError, ValueError, SafetensorError):
+            found = with_importance(config, base, dataset, runtime)
+            assert found.importance is not None
+            write_atomically(path, save(found.importance))
+            return found
 
     def load(self, key: str) -> Trained | None:
         """The base of this key; None where there is none, or its weights are not what was written."""

@@ -39,6 +39,20 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--address", help="join the Ray cluster there (auto: the one of this machine); else start Ray")
     run.add_argument("--dry-run", action="store_true", help="print what would run and what it costs; start nothing")
 
+    thesis = commands.add_parser(
+        "thesis", help="run the thesis' own grid, and write its tables beside the published ones"
+    )
+    thesis.add_argument(
+        "--data", help="a prepared data set, for the thesis' own sizes; else a small grid on drawn dogs"
+    )
+    thesis.add_argument(
+        "--name", help="the sweep's name, also to go on with it; else thesis-small, or with --data thesis"
+    )
+    thesis.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+                        help="override a key of the recipe, such as search.replicates=5; may be repeated")  # fmt: skip
+    thesis.add_argument("--address", help="join the Ray cluster there; else start Ray")
+    thesis.add_argument("--dry-run", action="store_true", help="print what would run; start nothing")
+
     resume = commands.add_parser("resume", help="go on with an interrupted sweep")
     resume.add_argument("name")
     resume.add_argument("--address", help="join the Ray cluster there; else start Ray")

@@ -11,11 +11,14 @@ from typing import Any
 from rich.console import Console
 
 from senet.config import read_config
-from senet.data.catalogue import check_fits, describe_dataset, obtain_dataset
+from senet.data.catalogue import Description, check_fits, describe_dataset, obtain_dataset
+from senet.data.store import check_name
 from senet.errors import InputError
 from senet.home import home
 from sweeps.config import Recipe, load_recipe
+from sweeps.constraints import Constraints
 from sweeps.environment import set_ray_environment
+from sweeps.space import Space
 from sweeps.sweep import Sweep, create_sweep, find_sweep, refuse_name, remove_sweep
 
 
@@ -24,6 +27,10 @@ def run(arguments: Namespace) -> int:
     recipe, name, source = load_recipe(arguments.recipe, arguments.settings)
     if arguments.name is not None:
         refuse_name(home(), arguments.name)
+    return _start(recipe, name, source, arguments)
+
+
+def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
     _check_data(recipe, source)
     console = Console()
     if arguments.dry_run:
@@ -120,6 +127,45 @@ def _in_a_line(found: dict[str, Any]) -> str:
     return f"{found['name']}: {found['state']}, {done}/{found['planned_trials']} trials{best}"
 
 
+def thesis(arguments: Namespace) -> int:
+    """Run the thesis' grid, time its epochs, and write its tables."""
+    from sweeps.thesis.rows import thesis_recipe
+
+    recipe, recipe_name, source = thesis_recipe(arguments.data, arguments.settings)
+    name = check_name(recipe_name if arguments.name is None else arguments.name, "--name")
+    arguments = Namespace(**vars(arguments) | {"name": name})
+    begun = Sweep(home(), name).folder.exists()
+    if begun and find_sweep(home(), name).recipe() != recipe:
+        raise InputError(f"--name {name}: a sweep of this name exists with another recipe; choose another --name")
+    code = resume(arguments) if begun and not arguments.dry_run else _start(recipe, name, source, arguments)
+    if code:
+        _say(Console(), "there are no tables yet: they are written when this command is called again and all has run")
+    return code if code or arguments.dry_run else _write_thesis(find_sweep(home(), name))
+
+
+def _write_thesis(sweep: Sweep) -> int:
+    """Time what is not timed yet, and write the tables of a finished sweep over the thesis' grid."""
+    import torch
+
+    from sweeps.status import sweep_status
+    from sweeps.thesis.write import timed_configs, write_thesis
+    from sweeps.timing import time_epochs
+    from sweeps.tracking import SweepTracking
+
+    console, gpu = Console(), bool(sweep.recipe().resources.gpu)
+    if gpu and not torch.cuda.is_available():
+        _say(console, "no GPU here: epochs are not timed; call this again on a machine that has one")
+        timing = {}
+    else:
+        file, dataset = sweep.folder / "thesis" / "timing.json", obtain_dataset(home(), sweep.recipe().data)
+        timing = time_epochs(file, timed_configs(sweep), dataset, gpu, lambda text: _say(console, text))
+    files, summary = write_thesis(sweep, sweep_status(sweep), timing)
+    SweepTracking(sweep.home, sweep.name, sweep.about()["id"]).attach(files)
+    _say(console, summary)
+    _say(console, "written: " + ", ".join(map(_relative, files)))
+    return 0
+
+
 def export(arguments: Namespace) -> int:
     """Write the winner's config."""
     from sweeps.export import export_best
@@ -202,7 +248,31 @@ def delete(arguments: Namespace) -> int:
 def _check_data(recipe: Recipe, source: str) -> None:
     """Raise InputError where recipe and data set do not go together; draws nothing."""
     data = describe_dataset(home(), recipe.data)
-    check_fits(recipe.parsed_space(source).config({}), data, source)
+    space = recipe.parsed_space(source)
+    check_fits(space.config({}), data, source)
+    Constraints(recipe, space, data).check(source)
+    _check_initial(recipe, space, data, source)
+
+
+def _check_initial(recipe: Recipe, space: Space, data: Description, source: str) -> None:
+    """Raise InputError where the `model.initial` of what is tried first does not fit."""
+    first = [space.config(params) for params in recipe.first_configurations(space, source)] or [space.config({})]
+    configs = {config.model: config for config in first if config.model.initial is not None}
+    if not configs:
+        return
+
+    import torch
+
+    from senet.initial import initial_state
+    from senet.models import build_model
+
+    for model, config in configs.items():
+        try:
+            with torch.device("meta"):
+                network = build_model(model, len(data.classes))
+            initial_state(config, data.classes, network)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
 
 
 def _drive(sweep: Sweep, concurrency: int, console: Console) -> int:

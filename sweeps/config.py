@@ -1,12 +1,13 @@
 """A recipe: everything that a sweep is, as validated YAML."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError, field_validator
 
-from senet.config import Config, ObjectiveConfig
+from senet.config import Config, ObjectiveConfig, with_absolute_paths
 from senet.data.store import check_name
 from senet.errors import InputError, first_problem
 from senet.yamlfile import parse_yaml, read_mapping
@@ -18,6 +19,8 @@ class SearchConfig(Config):
 
     trials: PositiveInt = 20
     """trials in all"""
+    replicates: PositiveInt = 1
+    """with so many seeds every configuration of `enqueue` is tried: the config's, the next one, …; each is a trial"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """seed of the sampler"""
     sampler: Literal["tpe", "random"] = "tpe"
@@ -37,6 +40,34 @@ class ResourcesConfig(Config):
     """GPUs; a fraction shares one"""
 
 
+Range = Annotated[tuple[float, float], Field(strict=False)]
+
+
+class ConstraintsConfig(Config):
+    """What a network may cost, [least, most]; a configuration outside is rejected before anything is trained."""
+
+    parameters: Range | None = None
+    """weights and biases"""
+    flops: Range | None = None
+    """floating-point operations of one image, forward"""
+    activations: Range | None = None
+    """output elements of all convolution and linear layers, for one image"""
+
+    @field_validator("parameters", "flops", "activations", mode="before")
+    @classmethod
+    def _range(cls, value: Any) -> Any:
+        numbers = isinstance(value, list | tuple) and all(
+            isinstance(number, int | float) and not isinstance(number, bool) for number in value
+        )
+        if value is not None and not (numbers and len(value) == 2 and 0 <= value[0] <= value[1] <= sys.float_info.max):
+            raise ValueError("must be two numbers [least, most], 0 <= least <= most")
+        return value
+
+    def given(self) -> dict[str, tuple[float, float]]:
+        """The constraints that there are, least and most by name."""
+        return {name: bounds for name, bounds in self if bounds is not None}
+
+
 class Recipe(Config):
     """A sweep, complete."""
 
@@ -52,6 +83,8 @@ class Recipe(Config):
     """how configurations are chosen"""
     resources: ResourcesConfig = ResourcesConfig()
     """what one trial needs"""
+    constraints: ConstraintsConfig = ConstraintsConfig()
+    """what a network may cost"""
     space: dict[str, Any]
     """dotted path into the trial config: {choice: […]}, {int: [low, high]}, {float: […]} or {log: […]}"""
     enqueue: Annotated[list[dict[str, Any]], Field(default_factory=list)]
@@ -72,6 +105,10 @@ class Recipe(Config):
         """`enqueue`, each entry completed. Raises InputError."""
         return [complete(space, entry, f"{source}: `enqueue[{i}]`") for i, entry in enumerate(self.enqueue)]
 
+    def seeds(self, space: Space) -> list[int]:
+        """The seeds that each configuration of `enqueue` is tried with; all other trials have the first."""
+        return [space.seed + i for i in range(self.search.replicates)]
+
 
 def bundled_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
@@ -86,7 +123,7 @@ def load_recipe(name_or_path: str, settings: list[str]) -> tuple[Recipe, str, st
         settings: `key=value` overrides with dotted keys; values are YAML.
 
     Returns:
-        The recipe, its name, and how errors name it.
+        The recipe, its name, and how errors name it. `model.initial` in its `config` is absolute.
 
     Raises:
         InputError: anything about it is wrong.
@@ -98,6 +135,8 @@ def load_recipe(name_or_path: str, settings: list[str]) -> tuple[Recipe, str, st
     values = read_mapping(path)
     for setting in settings:
         _override(values, setting)
+    if isinstance(values.get("config"), dict):
+        values["config"] = with_absolute_paths(values["config"])
     source = f"{path} with --set" if settings else str(path)
     return validate_recipe(values, source), check_name(path.stem, f"{path}: the file's name"), source
 
@@ -110,8 +149,20 @@ def validate_recipe(values: dict[str, Any], source: str) -> Recipe:
         raise first_problem(error, source) from None
     space = recipe.parsed_space(source)
     recipe.first_configurations(space, source)
+    _check_replicates(recipe, space, source)
     check_name(recipe.data, f"{source}: `data`:")
     return recipe
+
+
+def _check_replicates(recipe: Recipe, space: Space, source: str) -> None:
+    """Raise InputError where the trials do not hold every configuration of `enqueue` with each of several seeds."""
+    search, count = recipe.search, len(recipe.enqueue)
+    if search.replicates > 1 and count * search.replicates > search.trials:
+        raise InputError(
+            f"{source}: `search.trials`: must be at least {count * search.replicates}, {count} configurations in "
+            f"`enqueue` × {search.replicates} in `search.replicates`, but got {search.trials}"
+        )
+    space.config({}, f"{source}: `search.replicates`", seed=recipe.seeds(space)[-1])
 
 
 def dump_recipe(recipe: Recipe) -> str:

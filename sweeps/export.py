@@ -13,7 +13,7 @@ from sweeps.sweep import Sweep, versions
 
 def trial_config(sweep: Sweep, trial: Status) -> TrialConfig:
     """The complete config of one of the sweep's trials."""
-    return sweep.recipe().parsed_space("recipe").config(trial["params"])
+    return sweep.recipe().parsed_space("recipe").config(trial["params"], seed=trial["seed"])
 
 
 def export_best(sweep: Sweep, status: Status) -> str:
@@ -27,6 +27,7 @@ def export_best(sweep: Sweep, status: Status) -> str:
         "sweep_id": sweep.about()["id"],
         "data_fingerprint": sweep.about()["data_fingerprint"],
         "trial": best["number"],
+        "seed": best["seed"],
         "base_key": best["base_key"],
         "mlflow_run_id": best["mlflow_run_id"],
         "validation": best["metrics"],

@@ -44,6 +44,8 @@ class Entry:
     """of the tracking run"""
     result: Result
     """what the trial left; empty while it runs"""
+    seed: int | None = None
+    """of weights, order and augmentation; None: the recipe's"""
 
     @property
     def joint(self) -> float:
@@ -83,9 +85,10 @@ class Ledger:
         """One trial."""
         return _entry(self.trials()[number])
 
-    def open(self, params: Params, space: Space, enqueued: int | None = None) -> Entry:
+    def open(self, params: Params, space: Space, enqueued: int | None = None, seed: int | None = None) -> Entry:
         """Write down a new running trial, whole, and return it with its number."""
-        attributes = {} if enqueued is None else {"enqueued": enqueued}
+        attributes = {"seed": space.seed if seed is None else seed}
+        attributes |= {} if enqueued is None else {"enqueued": enqueued}
         self._study.add_trial(running_trial(params, space, attributes))
         return _entry(self.trials()[-1])
 
@@ -125,4 +128,5 @@ def _entry(trial: FrozenTrial) -> Entry:
         enqueued=attributes.get("enqueued"),
         run_id=attributes.get("run_id"),
         result=attributes.get("result", {}),
+        seed=attributes.get("seed"),
     )

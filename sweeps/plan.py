@@ -24,6 +24,7 @@ def plan(recipe: Recipe, home: Path, name: str) -> str:
     torch.set_num_threads(max(1, min(int(recipe.resources.cpu), os.cpu_count() or 1)))
     runtime = make_runtime("auto" if recipe.resources.gpu else "cpu", config.precision)
     cost = measure_cost(config, len(data.classes), data.size, runtime)
+    network = cost.complexity
     base = _seconds(config, cost, data.counts, "base")
     streaming = _seconds(config, cost, data.counts, "streaming")
     device = runtime.identity()["device"]
@@ -34,14 +35,15 @@ def plan(recipe: Recipe, home: Path, name: str) -> str:
     counts = "; ".join(
         f"{which} {part['train']} training, {part['validation']} validation" for which, part in data.counts.items()
     )
-    first = recipe.first_configurations(space, "recipe")
+    given = len(recipe.enqueue) * recipe.search.replicates
     lines = [
         f"sweep {name}: {recipe.description}".rstrip(": "),
         f"data {recipe.data}: {len(data.classes)} classes, {data.size} px; {counts}",
-        f"search: {trials} trials by {recipe.search.sampler}, {len(first)} of them given, {slots} at a time",
+        f"search: {trials} trials by {recipe.search.sampler}, {given} of them given, {slots} at a time",
         *(f"  {path}: {describe(distribution)}" for path, distribution in space.distributions.items()),
         *(f"  first: {describe_params(entry)}" for entry in recipe.enqueue),
-        f"network at its defaults: {cost.parameters:,} parameters, {cost.flops / 1e6:.1f} MFLOPs an image forward",
+        f"network at its defaults: {network.parameters:,} parameters, {network.flops / 1e6:.1f} MFLOPs and"
+        f" {network.activations:,} activations an image forward",
         f"a base takes about {base:.0f} s, a streaming phase {streaming:.0f} s (measured just now on {device})",
         f"about {bases} bases for {trials} trials: {shared} of training, against {alone} if no base were shared",
         "nothing was started",
@@ -53,13 +55,13 @@ def expected_bases(recipe: Recipe, space: Space) -> int:
     """How many bases the search will train if no suggestion repeats one and none is in the store."""
     search = recipe.search
     streams: dict[str, int] = {}
-    first = recipe.first_configurations(space, "recipe")[: search.trials]
+    first = recipe.first_configurations(space, "recipe")
     for params in first:
         base = base_of(space, params)
         streams[base] = streams.get(base, 0) + 1
     room = sum(max(0, search.streams_per_base - count) for count in streams.values())
-    rest = max(0, search.trials - len(first) - room)
-    return len(streams) + -(-rest // search.streams_per_base)
+    rest = max(0, search.trials - search.replicates * len(first) - room)
+    return search.replicates * len(streams) + -(-rest // search.streams_per_base)
 
 
 def _seconds(config: TrialConfig, cost: Cost, counts: dict[str, dict[str, int]], phase: str) -> float:

@@ -29,11 +29,12 @@ def write_report(sweep: Sweep, status: Status) -> list[Path]:
     table = sweep.folder / "leaderboard.csv"
     with table.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["trial", *_COLUMNS, "seconds", "base_reused", *paths])
+        rows.writerow(["trial", "seed", *_COLUMNS, "seconds", "base_reused", *paths])
         for trial in trials:
             numbers = [trial["metrics"][name] for name in _COLUMNS]
             params = [trial["params"].get(path) for path in paths]
-            rows.writerow([trial["number"], *numbers, round(trial["seconds"], 2), trial["base_reused"], *params])
+            told = [round(trial["seconds"], 2), trial["base_reused"]]
+            rows.writerow([trial["number"], trial["seed"], *numbers, *told, *params])
     text = sweep.folder / "report.md"
     text.write_text(_markdown(status, trials))
     files = [table, text]

@@ -15,8 +15,10 @@ from ray import tune
 from ray.tune.search import Searcher
 from rich.console import Console
 
+from senet.data.catalogue import describe_dataset
 from senet.errors import InputError
 from sweeps.config import Recipe
+from sweeps.constraints import Constraints
 from sweeps.ledger import Entry, Ledger
 from sweeps.progress import LiveView, PlainView, Tally, View
 from sweeps.search import Suggester
@@ -91,7 +93,8 @@ class Driver:
         recipe = sweep.recipe()
         self._sweep_id = sweep.about()["id"]
         self._space: Space = recipe.parsed_space("recipe")
-        self._suggester = Suggester(recipe, self._space, ledger)
+        constraints = Constraints(recipe, self._space, describe_dataset(sweep.home, recipe.data))
+        self._suggester = Suggester(recipe, self._space, ledger, constraints.fits)
         self._gpu = recipe.resources.gpu
         self._concurrency = concurrency
         self._live: dict[str, Entry] = {}
@@ -111,7 +114,7 @@ class Driver:
         self._view.started(entry)
         return {
             "number": entry.number,
-            "config": self._space.config(entry.params).model_dump(mode="json"),
+            "config": self._space.config(entry.params, seed=entry.seed).model_dump(mode="json"),
             "home": str(self._sweep.home),
             "folder": str(self._sweep.trial_folder(entry.number)),
             "gpu": self._gpu,
@@ -122,7 +125,7 @@ class Driver:
         """A trial has its base, or has finished an epoch."""
         entry = self._live[trial_id]
         if report["phase"] == "ready":
-            self._suggester.base_stands(entry.number, entry.params)
+            self._suggester.base_stands(entry)
         elif report["phase"] != "end":
             self._tracking.log_epoch(entry, _plain(report))
         self._view.reported(entry.number, report)
@@ -265,7 +268,7 @@ def _reconcile(sweep: Sweep, ledger: Ledger, tracking: SweepTracking) -> None:
 def _plain(report: dict[str, Any]) -> dict[str, Any]:
     """A report without what Ray adds to it."""
     own = ("phase", "epoch", "epochs", "seconds", "learning_rate")
-    measured = ("train_", "base_t", "base_streaming", "original_", "streaming_", "retention", "forgetting", "joint")
+    measured = ("train_", "base_", "original_", "streaming_", "stage_", "retention", "forgetting", "backward", "joint")
     return {key: value for key, value in report.items() if key in own or key.startswith(measured)}
 
 

@@ -1,18 +1,23 @@
 """Which trial comes next. Pure decisions over the ledger: no Ray, no clock."""
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import chain, islice, product
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from senet.config import fingerprint
+from senet.errors import InputError
 from sweeps.config import Recipe, SearchConfig
 from sweeps.ledger import Entry, Ledger, running_trial
 from sweeps.space import Params, Space
 
 # So often a suggestion is drawn anew because its base was begun already.
 _DRAWS = 20
+# So often a suggestion is drawn anew because it does not fit, and so many random draws there are where none fits.
+_TRIES = 200
 # So often the training of a base may fail before no further trial is given to it.
 _FAILURES = 2
 
@@ -24,9 +29,20 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     return TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
 
-def base_of(space: Space, params: Params) -> str:
+def base_of(space: Space, params: Params, seed: int | None = None) -> str:
     """What tells the base of a configuration from others, before data and machine are known."""
-    return fingerprint(space.config(params).base_identity())
+    return fingerprint(space.config(params, seed=seed).base_identity())
+
+
+def random_draws(space: Space, seed: int) -> Iterator[Params]:
+    """Configurations drawn independently of each other and of all trials: always the same ones."""
+    study = optuna.create_study(sampler=RandomSampler(seed=seed))
+    for _ in range(_TRIES):
+        yield dict(study.ask(space.distributions).params)
+
+
+def _everything(params: Params) -> bool:
+    return True
 
 
 class Sampler:
@@ -70,21 +86,28 @@ class Sampler:
 class Suggester:
     """Chooses trials so that bases are shared.
 
-    First the enqueued configurations. Then, for every base that stands, streaming settings until it has
-    `streams_per_base` of them; then a new base. A configuration whose base another trial is training is held back
-    while that lasts.
+    First the enqueued configurations: all with the first seed, then all with the next. Then, for every base of the
+    first seed that stands, streaming settings until it has `streams_per_base` of them; then a new base. A configuration
+    whose base another trial is training is held back while that lasts.
+
+    Args:
+        fits: whether a configuration may be tried; decided by its model alone. It must hold for the enqueued ones, and
+            for one of `random_draws`.
     """
 
-    def __init__(self, recipe: Recipe, space: Space, ledger: Ledger) -> None:
-        self._recipe, self._space, self._ledger = recipe, space, ledger
+    def __init__(
+        self, recipe: Recipe, space: Space, ledger: Ledger, fits: Callable[[Params], bool] = _everything
+    ) -> None:
+        self._recipe, self._space, self._ledger, self._fits = recipe, space, ledger, fits
         self._sampler = Sampler(recipe.search, space, ledger)
-        self._first = recipe.first_configurations(space, "recipe")
+        first = enumerate(recipe.first_configurations(space, "recipe"))
+        self._first = [(i, seed, params) for seed, (i, params) in product(recipe.seeds(space), list(first))]
         self._streams: Counter[str] = Counter()
         self._bases: dict[str, Params] = {}
         self._standing: set[str] = set()
         self._training: dict[str, int] = {}
         self._unfinished: list[Entry] = []
-        self._enqueued: set[int] = set()
+        self._enqueued: set[tuple[int, int]] = set()
         self._failures: Counter[str] = Counter()
         self._seen: list[Params] = []
         # Nothing can be started until a base stands or a trial ends: no use in drawing again and again.
@@ -100,29 +123,28 @@ class Suggester:
     def next(self) -> Entry | None:
         """The trial to start now, opened in the ledger; None: not now, a base must be trained first."""
         for entry in self._unfinished:
-            if self._base_is_free(base_of(self._space, entry.params)):
+            if self._base_is_free(self._base(entry)):
                 self._unfinished.remove(entry)
                 return self._started(entry)
         if self._idle or self._opened >= self._recipe.search.trials:
             return None
-        waiting = [i for i in range(len(self._first)) if i not in self._enqueued]
-        for i in waiting:
-            if self._base_is_free(base_of(self._space, self._first[i])):
-                return self._open(self._first[i], enqueued=i)
-        for base, params in self._bases.items():
-            if base in self._standing and self._streams[base] < self._recipe.search.streams_per_base:
-                return self._open(self._new_stream(params))
+        waiting = [given for given in self._first if given[:2] not in self._enqueued]
+        for i, seed, params in waiting:
+            if self._base_is_free(base_of(self._space, params, seed)):
+                return self._open(params, enqueued=i, seed=seed)
         # While enqueued configurations wait for their bases, nothing else may take their place in the budget.
         if self._opened + len(waiting) >= self._recipe.search.trials:
             return None
+        for base, params in self._bases.items():
+            if base in self._standing and self._streams[base] < self._recipe.search.streams_per_base:
+                return self._open(self._new_stream(params))
         return self._new_base()
 
-    def base_stands(self, number: int, params: Params) -> None:
-        """Trial `number` has its base: others may stream on it."""
+    def base_stands(self, entry: Entry) -> None:
+        """A trial has its base: others may stream on it."""
         self._idle = False
-        base = base_of(self._space, params)
-        self._standing.add(base)
-        self._release(number)
+        self._standing.add(self._base(entry))
+        self._release(entry.number)
 
     def ended(self, number: int, joint: float | None) -> None:
         """Trial `number` no longer runs; if it was training its base, another may."""
@@ -140,21 +162,34 @@ class Suggester:
 
     def _new_base(self) -> Entry | None:
         """A suggestion on a base that nobody has begun; where none turns up, on one that stands."""
+        drawn: Params | None = None
         fallback: Params | None = None
-        for attempt in range(_DRAWS):
-            drawn = self._sampler.draw({}, attempt)
+        for drawn in self._fitting():
             base = base_of(self._space, drawn)
             if base not in self._bases:
                 return self._open(drawn)
             if fallback is None and self._base_is_free(base) and self._failures[base] < _FAILURES:
                 fallback = drawn
+        if drawn is None:
+            raise InputError("recipe: `constraints`: no configuration of `space` fits")
+        if fallback is None and not self._training:
+            # No trial is under way that could bring another base: one that has failed is tried again.
+            fallback = drawn
         if fallback is None:
             self._idle = True
             return None
         return self._open(fallback)
 
-    def _open(self, params: Params, enqueued: int | None = None) -> Entry:
-        entry = self._ledger.open(params, self._space, enqueued)
+    def _fitting(self) -> Iterator[Params]:
+        """At most `_DRAWS` suggestions that fit: the sampler's, and random bases where it has too few."""
+        drawn = (self._sampler.draw({}, attempt) for attempt in range(_TRIES))
+        random = filter(self._fits, random_draws(self._space, self._recipe.search.seed))
+        bases = ({path: params[path] for path in self._space.base_paths()} for params in random)
+        completed = (self._sampler.draw(base, attempt) for attempt, base in enumerate(bases))
+        return islice(chain(filter(self._fits, drawn), completed), _DRAWS)
+
+    def _open(self, params: Params, enqueued: int | None = None, seed: int | None = None) -> Entry:
+        entry = self._ledger.open(params, self._space, enqueued, seed)
         self._sampler.opened(params)
         self._count(entry)
         return self._started(entry)
@@ -165,19 +200,23 @@ class Suggester:
         if entry.state == "running":
             self._unfinished.append(entry)
         elif entry.result.get("base_key"):
-            self._standing.add(base_of(self._space, entry.params))
+            self._standing.add(self._base(entry))
 
     def _count(self, entry: Entry) -> None:
         self._opened += 1
         self._seen.append(entry.params)
+        base, seed = self._base(entry), self._space.seed if entry.seed is None else entry.seed
         if entry.enqueued is not None:
-            self._enqueued.add(entry.enqueued)
-        base = base_of(self._space, entry.params)
+            self._enqueued.add((entry.enqueued, seed))
         self._streams[base] += 1
-        self._bases.setdefault(base, {path: entry.params[path] for path in self._space.base_paths()})
+        if seed == self._space.seed:
+            self._bases.setdefault(base, {path: entry.params[path] for path in self._space.base_paths()})
+
+    def _base(self, entry: Entry) -> str:
+        return base_of(self._space, entry.params, entry.seed)
 
     def _started(self, entry: Entry) -> Entry:
-        base = base_of(self._space, entry.params)
+        base = self._base(entry)
         if base not in self._standing:
             self._training[base] = entry.number
         return entry

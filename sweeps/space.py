@@ -25,9 +25,14 @@ class Space:
     distributions: dict[str, BaseDistribution]
     """by dotted path"""
 
-    def config(self, params: Params, source: str = "space") -> TrialConfig:
-        """The trial config in which `params` stand at their paths. Raises InputError."""
-        values = self.constants
+    @property
+    def seed(self) -> int:
+        """The seed of trials that have none of their own."""
+        return self.config({}).seed
+
+    def config(self, params: Params, source: str = "space", seed: int | None = None) -> TrialConfig:
+        """The trial config in which `params` stand at their paths, with `seed` if one is given. Raises InputError."""
+        values = self.constants if seed is None else self.constants | {"seed": seed}
         for path, value in params.items():
             values = _with_value(values, path.split("."), value)
         return parse_trial(values, source)

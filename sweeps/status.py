@@ -22,7 +22,8 @@ def sweep_status(sweep: Sweep) -> Status:
     driven = sweep.is_driven()
     # A sweep that was killed at its very beginning has no ledger yet.
     entries = Ledger(sweep.folder, sweep.name).entries() if (sweep.folder / "ledger.db").exists() else []
-    trials = [_trial(sweep, entry) for entry in entries]
+    seed = recipe.parsed_space("recipe").seed if entries else 0
+    trials = [_trial(sweep, entry, seed) for entry in entries]
     ended = [trial for trial in trials if trial["state"] != "running"]
     finished = len(ended) >= recipe.search.trials
     reused = [trial for trial in trials if trial["base_reused"]]
@@ -54,13 +55,14 @@ def best_of(trials: list[Status]) -> Status | None:
     return max(complete, key=lambda trial: trial["metrics"]["joint"], default=None)
 
 
-def _trial(sweep: Sweep, entry: Entry) -> Status:
+def _trial(sweep: Sweep, entry: Entry, seed: int) -> Status:
     result = entry.result
     progress = (sweep.progress(entry.number) or {}) if entry.state == "running" else {}
     return {
         "number": entry.number,
         "state": entry.state,
         "params": entry.params,
+        "seed": seed if entry.seed is None else entry.seed,
         "enqueued": entry.enqueued is not None,
         "metrics": result.get("metrics", {}),
         "progress": progress,

@@ -143,7 +143,8 @@ class SweepTracking:
         tags = self._tags(str(entry.number)) | {"mlflow.parentRunId": self._parent}
         tags["enqueued"] = str(entry.enqueued is not None).lower()
         run = client.create_run(self._experiment, run_name=f"{self._name}-{entry.number:04d}", tags=tags)
-        client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in entry.params.items()])
+        params = entry.params | ({} if entry.seed is None else {"seed": entry.seed})
+        client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
         return str(run.info.run_id)
 
     def _log_epochs(self, entry: Entry, reports: list[dict[str, Any]]) -> None:

@@ -26,6 +26,10 @@ METRICS = (
     "retention",
     "retention_top1",
     "forgetting",
+    "backward_transfer",
+    "stage_forgetting",
+    "base_gap",
+    "streaming_gap",
     "joint",
 )
 
@@ -60,12 +64,14 @@ def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any
     """Fill `result` as it comes: a trial that fails while streaming still has its base."""
     # torch is for the worker: the driver, which only names this function, does without it.
     from senet.device import make_runtime
+    from senet.initial import normalised_for
     from senet.phases import stream
+    from senet.protocols import for_protocol
     from sweeps.bases import BaseStore
 
     home = Path(assignment["home"])
     config = TrialConfig.model_validate(assignment["config"])
-    dataset = obtain_dataset(home, config.data)
+    dataset = for_protocol(config, normalised_for(config, obtain_dataset(home, config.data)))
     # Without a GPU share Ray hides no GPU: the share decides, not what can be seen.
     runtime = make_runtime("cuda" if assignment["gpu"] else "cpu", config.precision)
 
@@ -73,16 +79,19 @@ def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any
         write_atomically(folder / "progress.json", json.dumps(report).encode())
         tune.report(report)
 
-    key, base, reused = BaseStore(home / "bases").obtain(config, dataset, runtime, on_epoch, assignment["trainer"])
+    bases = BaseStore(home / "bases")
+    key, base, reused = bases.obtain(config, dataset, runtime, on_epoch, assignment["trainer"])
     ready = {"base_key": key, "base_reused": reused, "seconds_saved": base.seconds if reused else 0.0}
     result |= ready | {"history": base.history, "environment": runtime.identity()}
     on_epoch({**base.history[-1], **ready, "phase": "ready"})
+    if config.streaming.ewc:
+        base = bases.with_importance(key, base, config, dataset, runtime)
     streamed = stream(config, base, dataset, runtime, on_epoch, folder / "streaming.pt")
     (folder / "streaming.pt").unlink(missing_ok=True)
     last = base.history[-1] | streamed.history[-1]
     result |= {
         "state": "complete",
-        "metrics": {name: last[name] for name in METRICS},
+        "metrics": {name: last[name] for name in METRICS if name in last},
         "history": base.history + streamed.history,
         "error": None,
     }

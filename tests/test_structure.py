@@ -88,6 +88,7 @@ def test_help_is_quick_and_light(command: str) -> None:
     assert not {"torch", "torchvision", "ray", "mlflow", "optuna", "numpy", "rich"} & set(modules)
 
 
+@pytest.mark.slow
 def test_a_trial_does_without_torchvision() -> None:
     code = "import sweeps.trial, senet.phases, sweeps.bases, sys; print('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -4,7 +4,10 @@ Shapes: B images a batch, H = W the side of the images, C classes.
 """
 
 from collections.abc import Iterator
+from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,18 +18,26 @@ _EVALUATION_BATCH = 250
 
 
 class Batches:
-    """One split of one image set, ready to be trained on or evaluated."""
+    """Images and labels, ready to be trained on or evaluated."""
 
-    def __init__(self, dataset: Dataset, images: ImageSet, split: Split, device: torch.device) -> None:
-        indices = images.indices(split)
+    def __init__(
+        self, dataset: Dataset, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.bool_], device: torch.device
+    ) -> None:
+        """`pixels` (N, H, W, 3) and `labels` (N, C), normalised as `dataset` is."""
         self.device = device
-        # A split that takes less than half of the device's free memory moves there; else each batch does.
-        place = device if _fits(len(indices) * images.images[0].nbytes, device) else torch.device("cpu")
-        self._pixels = torch.from_numpy(images.images[indices]).to(place)
-        self.labels = torch.from_numpy(images.labels[indices]).to(device)
+        # Images that take less than half of the device's free memory move there; else each batch does.
+        place = device if _fits(pixels.nbytes, device) else torch.device("cpu")
+        self._pixels = torch.from_numpy(pixels).to(place)
+        self.labels = torch.from_numpy(labels).to(device)
         # Statistics on the scale of uint8: one subtraction and one division normalise a batch.
         self._mean = 255 * torch.tensor(dataset.mean, device=device).view(1, 3, 1, 1)
         self._std = 255 * torch.tensor(dataset.std, device=device).view(1, 3, 1, 1)
+
+    @classmethod
+    def of_split(cls, dataset: Dataset, images: ImageSet, split: Split, device: torch.device) -> Self:
+        """One split of one image set."""
+        indices = images.indices(split)
+        return cls(dataset, images.images[indices], images.labels[indices], device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,9 +64,9 @@ class Batches:
             chosen = order[rows]
             yield self._normalised(self._moved(chosen, shifts[rows], flips[rows])), self.labels[chosen.to(self.device)]
 
-    def evaluation(self) -> Iterator[Tensor]:
+    def evaluation(self, batch_size: int = _EVALUATION_BATCH) -> Iterator[Tensor]:
         """All images in their order, unchanged: (B, 3, H, W)."""
-        for pixels in torch.split(self._pixels, _EVALUATION_BATCH):
+        for pixels in torch.split(self._pixels, batch_size):
             yield self._normalised(pixels)
 
     def _moved(self, chosen: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:

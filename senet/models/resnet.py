@@ -1,48 +1,46 @@
-"""ResNet-18 and SENet-18 (thesis §4.2).
+"""ResNets and SENets of 18, 34, 50, 101 and 152 layers (thesis §4.2; He et al. 2016, table 1; Hu et al. 2018).
 
-Shapes: N images of 3×H×W; four stages of w, 2w, 4w, 8w channels, the last three at half the resolution of the one
-before; C classes.
+Shapes: N images of 3×H×W; four stages of w, 2w, 4w, 8w channels, four times as many in three-layer blocks, the last
+three at half the resolution of the one before; K classes.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-Attention = Callable[[int], nn.Module]
+from senet.config import ModelConfig
+from senet.models.layers import Subsample, convolution, filter3x3, initialise, pooled
+from senet.models.squeeze_excite import Attention
 
 
-class Subsample(nn.Module):
-    """Every `stride`-th pixel: with a 1×1 convolution after it, a 1×1 convolution of that stride.
-
-    The strided convolution itself corrupts memory on some CPUs (torch 2.15, channels last, odd batches, two threads).
-    """
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, H/stride, W/stride)."""
-        return x[:, :, :: self.stride, :: self.stride]
+def projection(channels_in: int, channels: int, stride: int) -> nn.Module:
+    """The shortcut, (N, channels_in, H, W) → (N, channels, H/stride, W/stride): 1×1 where the dimensions change."""
+    if stride == 1 and channels_in == channels:
+        return nn.Identity()
+    return nn.Sequential(Subsample(stride), convolution(channels_in, channels, (1, 1)), nn.BatchNorm2d(channels))
 
 
 class TwoLayerBlock(nn.Module):
     """3×3 conv, BN, ReLU, 3×3 conv, BN, attention; added to the shortcut, then ReLU."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int, attention: Attention) -> None:
+    widening = 1
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        channels_in: int,
+        channels: int,
+        stride: int,
+        attention: Attention,
+        *,
+        in_stem: bool = False,
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.conv1 = filter3x3(config, channels_in, channels, stride, in_stem=in_stem)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.conv2 = filter3x3(config, channels, channels, in_stem=in_stem)
         self.bn2 = nn.BatchNorm2d(channels)
         self.attention = attention(channels)
-        # A projection stands only where the dimensions change.
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels:
-            self.shortcut = nn.Sequential(
-                Subsample(stride), nn.Conv2d(channels_in, channels, 1, bias=False), nn.BatchNorm2d(channels)
-            )
+        self.shortcut = projection(channels_in, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels_in, H, W) → (N, channels, H/stride, W/stride)."""
@@ -51,37 +49,76 @@ class TwoLayerBlock(nn.Module):
         return torch.relu(residual + self.shortcut(x))
 
 
+class ThreeLayerBlock(nn.Module):
+    """1×1 conv, BN, ReLU, 3×3 conv, BN, ReLU, 1×1 conv, BN, attention; added to the shortcut, then ReLU.
+
+    With p channels in the first two convolutions and 4p after the third, which the attention works on. The thesis does
+    not say which of them has the stride: the 3×3 one, as in torchvision.
+    """
+
+    widening = 4
+
+    def __init__(self, config: ModelConfig, channels_in: int, channels: int, stride: int, attention: Attention) -> None:
+        super().__init__()
+        wide = channels * self.widening
+        self.conv1 = convolution(channels_in, channels, (1, 1))
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = filter3x3(config, channels, channels, stride)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = convolution(channels, wide, (1, 1))
+        self.bn3 = nn.BatchNorm2d(wide)
+        self.attention = attention(wide)
+        self.shortcut = projection(channels_in, wide, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels_in, H, W) → (N, 4 · channels, H/stride, W/stride)."""
+        residual = torch.relu(self.bn1(self.conv1(x)))
+        residual = torch.relu(self.bn2(self.conv2(residual)))
+        residual = self.attention(self.bn3(self.conv3(residual)))
+        return torch.relu(residual + self.shortcut(x))
+
+
+Layout = tuple[type[TwoLayerBlock] | type[ThreeLayerBlock], tuple[int, int, int, int]]
+
+LAYOUTS: dict[int, Layout] = {
+    18: (TwoLayerBlock, (2, 2, 2, 2)),
+    34: (TwoLayerBlock, (3, 4, 6, 3)),
+    50: (ThreeLayerBlock, (3, 4, 6, 3)),
+    101: (ThreeLayerBlock, (3, 4, 23, 3)),
+    152: (ThreeLayerBlock, (3, 8, 36, 3)),
+}
+"""Layers: the kind of block, and how many of them each stage has."""
+
+
 class ResNet(nn.Module):
-    """7×7/2 conv, max-pool, four stages of two-layer blocks, global average pooling, linear head.
+    """7×7/2 conv, BN, ReLU, max-pool, four stages of residual blocks, global average pooling, dropout, linear head.
 
     The head gives logits; the thesis' sigmoid is part of the losses and of `predict`. Max-pool and global average
     pooling are not in the thesis' text, but in the ResNets that it builds on.
     """
 
-    def __init__(self, classes: int, width: int, blocks: tuple[int, ...], attention: Attention) -> None:
+    def __init__(self, config: ModelConfig, classes: int, layers: int, attention: Attention) -> None:
         super().__init__()
+        block, counts = LAYOUTS[layers]
+        width = config.width
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+            convolution(3, width, (7, 7), (2, 2)), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
         )
-        stages = []
+        stages: list[nn.Module] = []
         channels_in = width
-        for stage, count in enumerate(blocks):
+        for stage, count in enumerate(counts):
             channels = width * 2**stage
-            for block in range(count):
-                stride = 2 if stage > 0 and block == 0 else 1
-                stages.append(TwoLayerBlock(channels_in, channels, stride, attention))
-                channels_in = channels
+            for position in range(count):
+                stride = 2 if stage > 0 and position == 0 else 1
+                stages.append(block(config, channels_in, channels, stride, attention))
+                channels_in = channels * block.widening
         self.stages = nn.Sequential(*stages)
+        self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(channels_in, classes)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) → logits (N, C)."""
+        """(N, 3, H, W) → logits (N, K)."""
         features = self.stages(self.stem(images))
-        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        logits: Tensor = self.head(self.dropout(pooled(features)))
         return logits

@@ -18,17 +18,17 @@ def raw(dataset: Dataset, images: torch.Tensor) -> np.ndarray:
 
 
 def test_evaluation_gives_the_stored_images_normalised(tiny: Dataset) -> None:
-    batches = Batches(tiny, tiny.base, "validation", CPU)
+    batches = Batches.of_split(tiny, tiny.base, "validation", CPU)
     images = torch.cat(list(batches.evaluation()))
     np.testing.assert_array_equal(raw(tiny, images), tiny.base.images[tiny.base.indices("validation")])
     np.testing.assert_array_equal(batches.labels.numpy(), tiny.base.labels[tiny.base.indices("validation")])
-    train = torch.cat(list(Batches(tiny, tiny.base, "train", CPU).evaluation()))
+    train = torch.cat(list(Batches.of_split(tiny, tiny.base, "train", CPU).evaluation()))
     assert train.mean(dim=(0, 2, 3)).abs().max() < 1e-3
     assert (train.std(dim=(0, 2, 3)) - 1).abs().max() < 1e-2
 
 
 def test_an_epoch_without_augmentation_is_a_permutation(tiny: Dataset) -> None:
-    batches = Batches(tiny, tiny.base, "train", CPU)
+    batches = Batches.of_split(tiny, tiny.base, "train", CPU)
     epoch = list(batches.training(20, AugmentConfig(shift=0, flip=False), seed=5))
     stored = tiny.base.images[tiny.base.indices("train")]
     images = np.concatenate([raw(tiny, images) for images, _ in epoch])
@@ -40,7 +40,7 @@ def test_an_epoch_without_augmentation_is_a_permutation(tiny: Dataset) -> None:
 
 
 def test_augmentation_shifts_with_the_border_repeated_and_flips(tiny: Dataset) -> None:
-    batches = Batches(tiny, tiny.base, "train", CPU)
+    batches = Batches.of_split(tiny, tiny.base, "train", CPU)
     stored = tiny.base.images[tiny.base.indices("train")]
     side, reach = tiny.size, round(0.2 * tiny.size)
     variants: dict[bytes, tuple[int, int, bool]] = {}
@@ -63,7 +63,7 @@ def test_augmentation_shifts_with_the_border_repeated_and_flips(tiny: Dataset) -
 
 
 def test_the_seed_decides(tiny: Dataset) -> None:
-    batches = Batches(tiny, tiny.base, "train", CPU)
+    batches = Batches.of_split(tiny, tiny.base, "train", CPU)
 
     def epoch(seed: int) -> torch.Tensor:
         return torch.cat([images for images, _ in batches.training(20, AugmentConfig(), seed)])
@@ -73,7 +73,7 @@ def test_the_seed_decides(tiny: Dataset) -> None:
 
 
 def test_steps_leave_out_an_incomplete_batch(tiny: Dataset) -> None:
-    batches = Batches(tiny, tiny.base, "train", CPU)
+    batches = Batches.of_split(tiny, tiny.base, "train", CPU)
     assert len(batches) == 120
     assert (batches.steps(50), batches.steps(500)) == (2, 1)
     sizes = [len(labels) for _, labels in batches.training(50, AugmentConfig(), 0)]

@@ -70,6 +70,7 @@ def test_train_stream_predict(config: Path, home: Path, tmp_path: Path, capsys: 
     assert capsys.readouterr().out.count(" 0.") == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on(config: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import senet.training
 
@@ -130,7 +131,7 @@ def test_wrong_input_to_a_model(config: Path, home: Path, tmp_path: Path, capsys
     assert "exists already" in line_of(capsys, "train", str(config))
     assert "--top must be 1 or more, but got 0" in line_of(capsys, "predict", str(folder), str(text), "--top", "0")
     message = line_of(capsys, "stream", str(folder), "tiny", "--epochs", "0")
-    assert "`streaming.epochs`: should be greater than 0, but got 0" in message
+    assert "`streaming.epochs`: must be 1 or more to stream anything, but got 0" in message
     main(["data", "breeds", "large", *DRAW, "--size", "32"])
     assert "side of 32, but the model takes 24" in line_of(capsys, "stream", str(folder), "large")
     main(["data", "breeds", "more", *DRAW, "--breeds", "8"])

@@ -49,6 +49,60 @@ def test_soft_margin_is_cross_entropy(batch: tuple[torch.Tensor, torch.Tensor]) 
     assert losses.soft_margin(logits, labels).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_margin_on_sigmoids_is_the_loop_on_sigmoids(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, labels = batch
+    total = 0.0
+    for scores, truth in zip((1 / (1 + np.exp(-logits.double().numpy()))).tolist(), labels.tolist(), strict=True):
+        true = [score for score, is_true in zip(scores, truth, strict=True) if is_true]
+        other = [score for score, is_true in zip(scores, truth, strict=True) if not is_true]
+        total += sum(max(0.0, 1 - (a - b)) for a in true for b in other) / 7
+    assert losses.margin_sigmoid(logits, labels).item() == pytest.approx(total / 40, rel=1e-5)
+
+
+@pytest.mark.parametrize("numbers", [(0.0, 4.0, 0.05), (1.0, 4.0, 0.05), (0.0, 2.0, 0.2), (0.0, 0.0, 0.0)])
+def test_asymmetric_is_its_formula(
+    batch: tuple[torch.Tensor, torch.Tensor], numbers: tuple[float, float, float]
+) -> None:
+    logits, labels = batch
+    positive, negative, clip = numbers
+    p, truth = 1 / (1 + np.exp(-logits.double().numpy())), labels.numpy()
+    shifted = np.maximum(p - clip, 0)
+    expected = -np.where(truth, (1 - p) ** positive * np.log(p), shifted**negative * np.log(1 - shifted)).mean()
+    assert losses.asymmetric(logits, labels, positive, negative, clip).item() == pytest.approx(expected, rel=1e-4)
+    if numbers == (0.0, 4.0, 0.05):
+        assert losses.asymmetric(logits, labels).item() == pytest.approx(expected, rel=1e-4)
+    if not any(numbers):
+        assert losses.soft_margin(logits, labels).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_focal_is_torchvisions(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    from torchvision.ops import sigmoid_focal_loss
+
+    logits, labels = batch
+    expected = sigmoid_focal_loss(logits, labels.float(), reduction="mean")
+    assert losses.focal(logits, labels).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_softmax_is_cross_entropy_and_shares_the_probability(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, labels = batch
+    log_p = logits.double().numpy() - np.log(np.exp(logits.double().numpy()).sum(axis=1, keepdims=True))
+    truth = labels.numpy()
+    expected = -np.mean([row[mask].mean() for row, mask in zip(log_p, truth, strict=True)])
+    assert losses.softmax(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [*losses.LOSSES, "softmax"])
+def test_losses_of_extreme_logits_are_finite(name: str) -> None:
+    loss = losses.LOSSES.get(name, losses.softmax)
+    logits = torch.tensor([[100.0, -100.0, 0.0], [-100.0, 100.0, 0.0]], requires_grad=True)
+    value = loss(logits, torch.tensor([[True, False, False], [True, False, True]]))
+    value.backward()
+    assert value.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 6])
 def test_topk_wants_all_labels(batch: tuple[torch.Tensor, torch.Tensor], k: int) -> None:
     logits, labels = batch

@@ -1,17 +1,36 @@
-"""The networks against formulas and an independent implementation."""
+"""The networks' parts against formulas, their layouts against the papers, their sizes against goldens."""
 
+import itertools
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from senet.config import ModelConfig
-from senet.models import build_model
-from senet.models.resnet import ResNet
+from senet.config import MODELS, ModelConfig
+from senet.errors import InputError
+from senet.models import build_model, head_of
+from senet.models.inception import Inception, InceptionModule
+from senet.models.layers import averages
 from senet.models.squeeze_excite import SqueezeExcite, reduced_channels
+
+GOLDEN = Path(__file__).parent.parent / "goldens" / "parameters.json"
+
+
+def on_meta(classes: int = 1000, **values: Any) -> nn.Module:
+    """A network without values."""
+    with torch.device("meta"):
+        return build_model(ModelConfig.model_validate(values), classes)
+
+
+def parameters(classes: int = 1000, **values: Any) -> int:
+    return sum(p.numel() for p in on_meta(classes, **values).parameters())
 
 
 @pytest.mark.parametrize(
@@ -22,20 +41,37 @@ def test_reduced_channels(channels: int, reduction: float | str, hidden: int) ->
     assert reduced_channels(channels, reduction) == hidden
 
 
-@pytest.mark.parametrize("expansion", [1, 2, 4])
-def test_squeeze_excite_is_the_formula(expansion: int) -> None:
+@pytest.mark.parametrize(
+    ("expansion", "average", "nonlinearity"), list(itertools.product([1, 2, 4], [False, True], [False, True]))
+)
+def test_squeeze_excite_is_the_formula(expansion: int, average: bool, nonlinearity: bool) -> None:
     torch.manual_seed(0)
-    block = SqueezeExcite(12, expansion, 4).double()
+    block = SqueezeExcite(12, expansion, 4, average=average, nonlinearity=nonlinearity).double().eval()
+    for name, value in block.state_dict().items():
+        if "running" in name or "bn" in name:
+            value.copy_(torch.rand(value.shape) + 0.5)
     features = torch.randn(3, 12, 5, 7, dtype=torch.float64)
+
     u = features.numpy()
-    z = u.mean(axis=(2, 3))
-    weights = {name: value.detach().numpy() for name, value in block.named_parameters()}
-    if expansion > 1:
-        z = z @ weights["expand.weight"].T + weights["expand.bias"]
+    weights = {name: value.numpy() for name, value in block.state_dict().items()}
+    if expansion > 1 and nonlinearity:
+        kernel = weights["expand.conv.weight"][:, :, 0, 0]
+        mean, variance = weights["expand.bn.running_mean"], weights["expand.bn.running_var"]
+        gain, shift = weights["expand.bn.weight"], weights["expand.bn.bias"]
+        v = (np.einsum("ec,nchw->nhwe", kernel, u) - mean) / np.sqrt(variance + 1e-5)
+        z = np.maximum(v * gain + shift, 0).mean(axis=(1, 2))
+    elif expansion > 1:
+        z = u.mean(axis=(2, 3)) @ weights["expand.weight"].T + weights["expand.bias"]
+    else:
+        z = u.mean(axis=(2, 3))
+    if average:
+        z = np.stack([z[:, expansion * c : expansion * (c + 1)].mean(axis=1) for c in range(12)], axis=1)
     hidden = np.maximum(z @ weights["reduce.weight"].T + weights["reduce.bias"], 0)
     s = 1 / (1 + np.exp(-(hidden @ weights["restore.weight"].T + weights["restore.bias"])))
+
     np.testing.assert_allclose(block(features).detach().numpy(), u * s[:, :, None, None], rtol=1e-12)
-    assert weights["reduce.weight"].shape == (max(1, round(12 * expansion / 4)), 12 * expansion)
+    entering = 12 if average else 12 * expansion
+    assert weights["reduce.weight"].shape == (max(1, round(entering / 4)), entering)
 
 
 def test_expansion_on_the_pooled_vector_is_the_literal_convolution() -> None:
@@ -58,58 +94,156 @@ def test_expansion_on_the_pooled_vector_is_the_literal_convolution() -> None:
     torch.testing.assert_close(ours, gradient[:, :, 0, 0], rtol=1e-10, atol=1e-12)
 
 
-def parameters(config: ModelConfig, classes: int) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in build_model(config, classes).parameters())
+@pytest.mark.parametrize(("length", "bins"), [(2144, 512), (7, 7), (1, 7), (5, 7), (14, 7), (12, 5)])
+def test_averages_are_torchs_adaptive_pooling(length: int, bins: int) -> None:
+    features = torch.randn(3, 2, length, dtype=torch.float64)
+    torch.testing.assert_close(averages(features, bins), nn.functional.adaptive_avg_pool1d(features, bins))
 
 
-def test_parameter_counts() -> None:
-    # ResNet-18 with 1000 classes is published with 11,689,512 parameters.
-    assert parameters(ModelConfig(name="resnet18"), 1000) == 11_689_512
-    # Each of the two blocks of a stage adds W1, W2 and their biases: 2·C·(C/r) + C/r + C.
-    excitation = sum(2 * (2 * c * (c // 16) + c // 16 + c) for c in (64, 128, 256, 512))
-    assert parameters(ModelConfig(name="senet18"), 1000) == 11_689_512 + excitation
-    # With expansion 2 the excitation has 2C inputs, and the expansion itself 2·C·C + 2·C.
-    expanded = sum(2 * (2 * c * c + 2 * c + 3 * c * (2 * c // 16) + 2 * c // 16 + c) for c in (64, 128, 256, 512))
-    assert parameters(ModelConfig(name="senet18", expansion=2), 1000) == 11_689_512 + expanded
+def two_layer_parameters(blocks: tuple[int, ...], excitations: bool) -> int:
+    """Of a ResNet of two-layer blocks for 1000 classes, from its layout."""
+    count, inside = 3 * 49 * 64 + 2 * 64, 64
+    for stage, repeats in enumerate(blocks):
+        c = 64 * 2**stage
+        for _ in range(repeats):
+            count += 9 * inside * c + 2 * c + 9 * c * c + 2 * c
+            count += inside * c + 2 * c if inside != c else 0
+            count += excitation_parameters(c) if excitations else 0
+            inside = c
+    return count + inside * 1000 + 1000
 
 
-@pytest.mark.slow
-def test_resnet18_is_torchvisions() -> None:
-    from torchvision.models import resnet18
-
-    torch.manual_seed(0)
-    theirs = resnet18(weights=None).eval()
-    ours = build_model(ModelConfig(name="resnet18"), 1000).eval()
-    # Both define their layers in the order in which they run, but for the projection, which ours has last as well.
-    state = dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True))
-    ours.load_state_dict(state)
-    images = torch.randn(2, 3, 97, 130)
-    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "senet18"])
-@pytest.mark.parametrize("expansion", [1, 4])
-def test_every_parameter_learns(name: str, expansion: int) -> None:
-    torch.manual_seed(0)
-    # A single hidden unit may be dead from the start; eight are not.
-    config = ModelConfig.model_validate({"name": name, "width": 16, "expansion": expansion, "reduction": 2})
-    model = build_model(config, 5)
-    model(torch.randn(4, 3, 37, 45)).square().sum().backward()
-    assert isinstance(model, ResNet)
-    for parameter_name, parameter in model.named_parameters():
-        assert parameter.grad is not None, parameter_name
-        assert parameter.grad.abs().sum() > 0, parameter_name
+def three_layer_parameters(blocks: tuple[int, ...], excitations: bool) -> int:
+    """Of a ResNet of three-layer blocks for 1000 classes, from its layout."""
+    count, inside = 3 * 49 * 64 + 2 * 64, 64
+    for stage, repeats in enumerate(blocks):
+        p = 64 * 2**stage
+        for _ in range(repeats):
+            count += inside * p + 2 * p + 9 * p * p + 2 * p + p * 4 * p + 2 * 4 * p
+            count += inside * 4 * p + 2 * 4 * p if inside != 4 * p else 0
+            count += excitation_parameters(4 * p) if excitations else 0
+            inside = 4 * p
+    return count + inside * 1000 + 1000
 
 
-def test_single_image_and_channels_last_give_the_same() -> None:
-    torch.manual_seed(0)
-    model = build_model(ModelConfig(width=8), 5).eval()
-    images = torch.randn(3, 3, 33, 47)
-    whole = model(images)
-    torch.testing.assert_close(torch.cat([model(image[None]) for image in images]), whole, rtol=1e-4, atol=1e-5)
-    last = model.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-    torch.testing.assert_close(last, whole, rtol=1e-4, atol=1e-5)
+def excitation_parameters(c: int) -> int:
+    """W1, W2 and their biases at a reduction of 16."""
+    return 2 * c * (c // 16) + c // 16 + c
+
+
+@pytest.mark.parametrize(
+    ("layers", "formula", "blocks", "published"),
+    [
+        (18, two_layer_parameters, (2, 2, 2, 2), 11_689_512),
+        (34, two_layer_parameters, (3, 4, 6, 3), 21_797_672),
+        (50, three_layer_parameters, (3, 4, 6, 3), 25_557_032),
+        (101, three_layer_parameters, (3, 4, 23, 3), 44_549_160),
+        (152, three_layer_parameters, (3, 8, 36, 3), 60_192_808),
+    ],
+)
+def test_parameter_counts(layers: int, formula: Any, blocks: tuple[int, ...], published: int) -> None:
+    assert parameters(name=f"resnet{layers}") == formula(blocks, False) == published
+    assert parameters(name=f"senet{layers}") == formula(blocks, True)
+
+
+def test_parameter_counts_of_the_expansion() -> None:
+    channels, without = (64, 64, 128, 128, 256, 256, 512, 512), two_layer_parameters((2, 2, 2, 2), False)
+
+    def rest(c: int, entering: int) -> int:
+        """Of an excitation that so many channels enter."""
+        return entering * (entering // 16) + entering // 16 + (entering // 16) * c + c
+
+    linear = [2 * c * c + 2 * c for c in channels]
+    literal = [2 * c * c + 4 * c for c in channels]
+    all_enter, averaged = [rest(c, 2 * c) for c in channels], [rest(c, c) for c in channels]
+    expanded = {"name": "senet18", "expansion": 2}
+    assert parameters(**expanded) == without + sum(linear + all_enter)
+    assert parameters(**expanded, expanded="average") == without + sum(linear + averaged)
+    assert parameters(**expanded, expansion_nonlinearity=True) == without + sum(literal + all_enter)
+
+
+def test_parameter_counts_are_the_golden_ones(request: pytest.FixtureRequest) -> None:
+    counts = {name: parameters(name=name) for name in MODELS}
+    if request.config.getoption("--regenerate-goldens"):
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(json.dumps(counts, indent=2) + "\n")
+    assert counts == json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize(
+    ("values", "channels", "counts"),
+    [
+        ({"name": "inception_resnet", "width": 48}, (48, 144, 288), (2, 2, 2)),
+        ({"name": "inception_senet", "width": 96, "stem": "traditional"}, (96, 288, 576), (2, 2, 2)),
+        ({"name": "inception_senet", "width": 10, "stem": "traditional"}, (10, 30, 60), (2, 2, 2)),
+        ({"name": "inception_resnet_full"}, (384, 1152, 2144), (4, 7, 3)),
+        ({"name": "inception_senet_full", "stem": "traditional"}, (384, 1152, 2144), (4, 7, 3)),
+    ],
+)
+def test_inception_has_the_layout_of_the_thesis(
+    values: dict[str, Any], channels: tuple[int, ...], counts: tuple[int, ...]
+) -> None:
+    network = on_meta(**values)
+    assert isinstance(network, Inception)
+    groups: list[list[InceptionModule]] = [list(g) for g in (network.group_a, network.group_b, network.group_c)]  # type: ignore[arg-type]
+    assert tuple(len(group) for group in groups) == counts
+    for group, expected in zip(groups, channels, strict=True):
+        for module in group:
+            assert module.bn.num_features == expected
+            assert isinstance(module.attention, SqueezeExcite) == ("senet" in values["name"])
+    branches = [[convolutions(branch) for branch in group[0].branches] for group in groups]
+    kernels = [[[kernel for kernel, _ in branch] for branch in group] for group in branches]
+    assert kernels == [
+        [[(1, 1)], [(1, 1), (3, 3)], [(1, 1), (3, 3), (3, 3)]],
+        [[(1, 1)], [(1, 1), (1, 7), (7, 1)]],
+        [[(1, 1)], [(1, 1), (1, 3), (3, 1)]],
+    ]
+    if values["name"].endswith("_full"):
+        widths = [[[width for _, width in branch] for branch in group] for group in branches]
+        assert widths == [
+            [[32], [32, 32], [32, 48, 64]],
+            [[192], [128, 160, 192]],
+            [[192], [192, 224, 256]],
+        ]
+        assert network.head.in_features == 512
+
+
+def convolutions(branch: nn.Module) -> list[tuple[tuple[int, ...], int]]:
+    return [(layer.kernel_size, layer.out_channels) for layer in branch.modules() if isinstance(layer, nn.Conv2d)]
+
+
+def test_the_traditional_stem_is_inception_v4s() -> None:
+    network = on_meta(name="inception_resnet_full", stem="traditional")
+    assert isinstance(network, Inception)
+    assert convolutions(network.stem) == [
+        *[((3, 3), 32), ((3, 3), 32), ((3, 3), 64), ((3, 3), 96)],
+        *[((1, 1), 64), ((3, 3), 96)],
+        *[((1, 1), 64), ((7, 1), 64), ((1, 7), 64), ((3, 3), 96)],
+        ((3, 3), 192),
+    ]
+
+
+def test_too_small_networks_and_images_are_refused() -> None:
+    with pytest.raises(InputError, match=r"`model.width`: must be 3 at least"):
+        on_meta(name="inception_resnet", width=2, stem="traditional")
+    for width in (3, 10):
+        network = build_model(ModelConfig(name="inception_resnet", width=width, stem="traditional"), 5)
+        assert network(torch.randn(2, 3, 9, 9)).shape == (2, 5)
+    with torch.device("meta"), pytest.raises(InputError, match=r"at least 32×32 pixels, but got 40×31"):
+        on_meta(name="vgg16")(torch.empty(1, 3, 40, 31))
+
+
+def test_the_head_is_the_attribute_or_the_last_linear_layer() -> None:
+    first, last = nn.Linear(4, 3), nn.Linear(3, 2)
+    network = nn.Sequential(first, last, nn.ReLU())
+    assert head_of(network) is last
+    network.head = first
+    assert head_of(network) is first
+    network = nn.Sequential(first, last)
+    network.head = "no module"  # type: ignore[assignment]
+    assert head_of(network) is last
+    with pytest.raises(InputError, match=r"`model.name`: .*but ReLU has neither"):
+        head_of(nn.ReLU())
 
 
 @pytest.mark.slow
@@ -120,10 +254,13 @@ import torch
 from senet.config import ModelConfig
 from senet.models import build_model
 torch.set_num_threads(2)
-for batch in (3, 5, 7):
-    model = build_model(ModelConfig(width=8), 7).to(memory_format=torch.channels_last)
-    for _ in range(20):
-        images = torch.randn(batch, 3, 24, 24).to(memory_format=torch.channels_last)
-        model(images).square().sum().backward()
+for name in ("senet18", "resnet50", "inception_senet"):
+    for batch in (3, 5, 7):
+        config = ModelConfig(name=name, width=8, factorised=batch == 5)
+        model = build_model(config, 7).to(memory_format=torch.channels_last)
+        for _ in range(10):
+            images = torch.randn(batch, 3, 24, 24).to(memory_format=torch.channels_last)
+            model(images).square().sum().backward()
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    # Threads that wait without sleeping would take forever on a busy machine.
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_WAIT_POLICY": "passive"})

@@ -37,10 +37,10 @@ class Search:
         self.suggester = Suggester(self.recipe, self.space, self.ledger)
 
     def base(self, entry: Entry) -> str:
-        return base_of(self.space, entry.params)
+        return base_of(self.space, entry.params, entry.seed)
 
     def stands(self, entry: Entry) -> None:
-        self.suggester.base_stands(entry.number, entry.params)
+        self.suggester.base_stands(entry)
 
     def end(self, entry: Entry, joint: float = 0.5) -> None:
         metrics = {"joint": joint - abs(entry.params["streaming.learning_rate"] - 0.02)}  # type: ignore[operator]
@@ -102,6 +102,45 @@ def test_enqueued_configurations_keep_their_place_in_the_budget(tmp_path: Path) 
     assert sorted(entry.enqueued for entry in search.run_all()) == [1, 3]  # type: ignore[type-var]
 
 
+def test_sampled_streams_leave_waiting_configurations_their_place(tmp_path: Path) -> None:
+    search = Search(tmp_path, trials=4)
+    entries = [search.suggester.next() for _ in range(2)]
+    assert [entry and entry.enqueued for entry in entries] == [0, 2]
+    assert entries[1] is not None
+    search.stands(entries[1])
+    third = search.suggester.next()
+    assert third is not None
+    assert third.enqueued == 3
+    assert search.suggester.next() is None, "1 still waits, though 2's base has room for a third stream"
+
+
+def test_replicates_are_tried_seed_by_seed(tmp_path: Path) -> None:
+    search = Search(tmp_path, trials=16, replicates=3)
+    entries = search.run_all()
+    assert [(entry.seed, entry.enqueued) for entry in entries[:12]] == [(s, i) for s in (0, 1, 2) for i in range(4)]
+    assert [entry.params for entry in entries[:4]] == [entry.params for entry in entries[8:12]]
+    assert len({search.base(entry) for entry in entries[:12]}) == 6, "a seed has bases of its own"
+    # What is sampled has the first seed, and goes on where the first seed's bases stand.
+    assert [(entry.seed, entry.enqueued) for entry in entries[12:]] == [(0, None)] * 4
+    assert [search.base(entry) for entry in entries[12:14]] == [search.base(entries[0]), search.base(entries[2])]
+    assert len({search.base(entry) for entry in entries}) == 7 == expected_bases(search.recipe, search.space)
+
+
+def test_replicates_go_on_with_their_seeds(tmp_path: Path) -> None:
+    cut = Search(tmp_path, trials=12, replicates=3)
+    for number in range(7):
+        entry = cut.suggester.next()
+        assert entry is not None
+        cut.stands(entry)
+        if number < 6:
+            cut.end(entry)
+    # Trial 6 was running when the driver died.
+    entries = Search(tmp_path, trials=12, replicates=3).run_all()
+    assert [(entry.number, entry.seed, entry.enqueued) for entry in entries] == [
+        (6, 1, 2), (7, 1, 3), (8, 2, 0), (9, 2, 1), (10, 2, 2), (11, 2, 3),
+    ]  # fmt: skip
+
+
 def test_a_failed_base_is_tried_by_the_next(tmp_path: Path) -> None:
     search = Search(tmp_path)
     first = search.suggester.next()
@@ -134,6 +173,7 @@ def test_a_resumed_search_goes_on_as_it_would_have(tmp_path: Path, sampler: str)
     assert [entry.state for entry in resumed.ledger.entries()] == ["complete"] * 14
 
 
+@pytest.mark.slow
 def test_a_small_space_does_not_stop_the_search(tmp_path: Path) -> None:
     search = Search(tmp_path, trials=60, sampler="random")
     entries = search.run_all()
@@ -141,6 +181,7 @@ def test_a_small_space_does_not_stop_the_search(tmp_path: Path) -> None:
     assert len({search.base(entry) for entry in entries}) == 15
 
 
+@pytest.mark.slow
 def test_tpe_finds_the_better_half(tmp_path: Path) -> None:
     def mean_distance(sampler: str) -> float:
         folder = tmp_path / sampler

@@ -75,6 +75,7 @@ def test_runs_are_nested_and_hold_every_epoch_once(tmp_path: Path) -> None:
             assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5)]
 
 
+@pytest.mark.slow
 def test_a_later_session_finds_its_runs_again(tmp_path: Path) -> None:
     first = SweepTracking(tmp_path, "s", "id1")
     first.begin({"data": "x"})
@@ -88,6 +89,7 @@ def test_a_later_session_finds_its_runs_again(tmp_path: Path) -> None:
     assert [run.info.status for run in runs] == ["RUNNING", "RUNNING"]
 
 
+@pytest.mark.slow
 def test_a_resumed_trial_repeats_no_epoch(tmp_path: Path) -> None:
     first = SweepTracking(tmp_path, "s", "id1")
     first.begin({})
@@ -103,6 +105,7 @@ def test_a_resumed_trial_repeats_no_epoch(tmp_path: Path) -> None:
     assert [point.step for point in client.get_metric_history(str(run_id), "base/train_loss")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_what_a_failing_server_missed_is_written_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +129,7 @@ def test_what_a_failing_server_missed_is_written_later(
     assert (trial.info.status, trial.data.metrics["joint"]) == ("FINISHED", 0.7)
 
 
+@pytest.mark.slow
 def test_deleting_leaves_other_sweeps(tmp_path: Path) -> None:
     track(tmp_path)
     other = SweepTracking(tmp_path, "t", "id2")
@@ -138,6 +142,7 @@ def test_deleting_leaves_other_sweeps(tmp_path: Path) -> None:
     assert gone == []
 
 
+@pytest.mark.slow
 def test_models_are_registered_with_their_lineage(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "winner"
     folder.mkdir(parents=True)

@@ -1,0 +1,250 @@
+"""The training loop that both phases share: epochs, non-finite values, progress, reports.
+
+Every epoch starts from random state of its own, made from (seed, phase, epoch), and every phase starts from weights
+that were written down. So a resumed phase, and a streaming phase on a base that another trial trained, give the
+numbers of an undisturbed run, bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet import metrics
+from senet.checkpoint import State, host_state, load_progress, save_progress
+from senet.config import BaseConfig, StreamingConfig, TrialConfig
+from senet.data.batches import Batches
+from senet.device import Runtime
+from senet.errors import NonFiniteError
+from senet.schedule import learning_rate_at
+
+Report = dict[str, Any]
+OnEpoch = Callable[[Report], None]
+
+_PHASE_SEEDS = {"base": 1, "streaming": 2}
+
+# An update larger than this is as good as infinite: it would leave the finite numbers within a few steps.
+_LARGEST_UPDATE = 1e30
+
+# So often a phase may go back and try a tenth of its learning rate.
+_ROLLBACKS = 3
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a phase leaves: weights on the host, one report an epoch, and the seconds that it took."""
+
+    state: State
+    history: list[Report]
+    seconds: float
+    importance: State | None = None
+    """how much each weight matters to what was learned (`senet.streaming.importance`); known where it is asked for"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What one run of the loop trains, and on what."""
+
+    phase: str
+    """base or streaming"""
+    model: nn.Module
+    train: Batches
+    criterion: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """images (B, 3, H, W), logits (B, C), labels (B, C) → what is minimised, a scalar"""
+    evaluate: Callable[[], dict[str, Tensor]]
+    """metrics on the validation images, left on the device"""
+    frozen: Sequence[nn.Module] = ()
+    """parts that stay in evaluation mode"""
+    earlier: list[Report] = field(default_factory=list)
+    """reports of the same phase's earlier stages"""
+    epochs: int
+    """of the whole phase, all stages"""
+
+
+class Loop:
+    """Trains a task for its epochs."""
+
+    def __init__(
+        self, config: TrialConfig, runtime: Runtime, task: Task, on_epoch: OnEpoch, progress: Path | None
+    ) -> None:
+        self._config, self._runtime, self._task = config, runtime, task
+        self._settings: BaseConfig | StreamingConfig = config.base if task.phase == "base" else config.streaming
+        self._on_epoch, self._progress = on_epoch, progress
+        self._model = task.model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._statistics = _shared_statistics(self._model, runtime.device)
+        self._steps = task.train.steps(self._settings.batch_size)
+        self._parameters = [p for p in self._model.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.SGD(
+            self._parameters,
+            lr=self._settings.learning_rate,
+            momentum=self._settings.momentum,
+            weight_decay=self._settings.weight_decay,
+            fused=True,
+        )
+        if self._settings.momentum > 0:
+            # A first step that is masked must not leave the buffers without a value.
+            for parameter in self._parameters:
+                self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self._first_bad = torch.zeros((), dtype=torch.int64)
+
+    def run(self, identity: str) -> Trained:
+        """All epochs that are still to do; `identity` tells this task's progress from another's."""
+        history = list(self._task.earlier)
+        seconds = history[-1]["seconds"] if history else 0.0
+        saved = load_progress(self._progress, identity)
+        if saved is not None:
+            self._model.load_state_dict(saved["model"])
+            self._optimizer.load_state_dict(saved["optimizer"])
+            history, seconds = saved["history"], saved["seconds"]
+            for report in history[len(self._task.earlier) :]:
+                self._on_epoch(report)
+        first, last = len(self._task.earlier) + 1, len(self._task.earlier) + self._settings.epochs
+        for epoch in range(len(history) + 1, last + 1):
+            start = time.perf_counter()
+            with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
+                values = self._finite_epoch(epoch, first, history)
+            seconds += time.perf_counter() - start
+            report = self._report(epoch, seconds, values)
+            history.append(report)
+            if self._progress is not None and epoch < self._task.epochs:
+                state = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+                save_progress(self._progress, state | {"identity": identity, "history": history, "seconds": seconds})
+            self._on_epoch(report)
+        return Trained(host_state(self._model), history, seconds)
+
+    def only_evaluate(self) -> Trained:
+        """No training: one report, of epoch 0, about the network as it is."""
+        start = time.perf_counter()
+        values = {name: float(value) for name, value in self._task.evaluate().items()}
+        seconds = time.perf_counter() - start
+        report = self._report(0, seconds, values)
+        self._on_epoch(report)
+        return Trained(host_state(self._model), [report], seconds)
+
+    def _report(self, epoch: int, seconds: float, values: dict[str, float]) -> Report:
+        about = {"phase": self._task.phase, "epoch": epoch, "epochs": self._task.epochs, "seconds": seconds}
+        return about | values
+
+    def _finite_epoch(self, epoch: int, first: int, history: list[Report]) -> dict[str, float]:
+        """An epoch without a non-finite value, after going back if the config says so and there was one."""
+        rollbacks = int(history[-1].get("rollbacks", 0)) if history else 0
+        while True:
+            start = self._snapshot() if self._config.nonfinite == "rollback" else None
+            problem, values = self._one_epoch(epoch, first, history, 0.1**rollbacks)
+            if problem is None:
+                # A rate that had to be lowered stays lowered.
+                return values | ({"rollbacks": rollbacks} if rollbacks else {})
+            if start is None or rollbacks == _ROLLBACKS:
+                went_back = f", after going back {rollbacks} times" if rollbacks else ""
+                raise NonFiniteError(
+                    f"not finite in the {self._task.phase} phase, {problem}{went_back}: lower the rate"
+                )
+            rollbacks += 1
+            self._restore(start)
+
+    def _one_epoch(
+        self, epoch: int, first: int, history: list[Report], scale: float
+    ) -> tuple[str | None, dict[str, float]]:
+        """Train and evaluate; the device is read once, at the end.
+
+        Returns:
+            Where it left the finite numbers, if it did, and the epoch's values.
+        """
+        seed = (self._config.seed * 4 + _PHASE_SEEDS[self._task.phase]) * 100_003 + epoch
+        torch.manual_seed(seed)
+        self._model.train()
+        for module in self._task.frozen:
+            module.eval()
+        sums = torch.zeros(3, dtype=torch.float64, device=self._runtime.device)
+        self._first_bad = torch.full((), -1, dtype=torch.int64, device=self._runtime.device)
+        rates = []
+        for step, (images, labels) in enumerate(
+            self._task.train.training(self._settings.batch_size, self._config.augment, seed)
+        ):
+            rates.append(scale * self._rate((epoch - first) * self._steps + step, history))
+            sums += self._step(images, labels, rates[-1], step)
+        names = ("train_loss", "train_top1", "train_topk")
+        values = dict(zip(names, sums / self._steps, strict=True)) | self._task.evaluate()
+        weights_finite = torch.stack([value.isfinite().all() for value in self._model.state_dict().values()]).all()
+        *numbers, finite, bad = torch.stack(
+            [*(value.double() for value in values.values()), weights_finite, self._first_bad]
+        ).tolist()
+        result = dict(zip(values, numbers, strict=True))
+        phase = self._task.phase
+        result |= {f"{phase}_gap": result["train_topk"] - result[f"{phase}_topk"], "learning_rate": rates[-1]}
+        if bad >= 0:
+            return f"epoch {epoch}, step {int(bad) + 1}, learning rate {rates[int(bad)]:.3g}", result
+        if not finite or not all(map(math.isfinite, numbers)):
+            return f"epoch {epoch}, on the validation images, learning rate {rates[-1]:.3g}", result
+        return None, result
+
+    def _rate(self, step: int, history: list[Report]) -> float:
+        if isinstance(self._settings, StreamingConfig):
+            return self._settings.learning_rate
+        return learning_rate_at(self._settings, step, self._steps, [report["base_loss"] for report in history])
+
+    def _step(self, images: Tensor, labels: Tensor, rate: float, step: int) -> Tensor:
+        """One update, masked where loss, gradients or update are not finite: weights, momentum and batch-norm
+        statistics then stay as they were, and the first such step is kept, all on the device.
+
+        Returns loss, top-1 and top-k of the batch before the update, (3,).
+        """
+        before = self._statistics.clone()
+        with self._runtime.autocast():
+            logits = self._model(images)
+        logits = logits.float()
+        loss = self._task.criterion(images, logits, labels)
+        if self._settings.l1:
+            loss = loss + self._settings.l1 * torch.stack([p.abs().sum() for p in self._parameters]).sum()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        bad = ~(loss.isfinite() & (rate * norm < _LARGEST_UPDATE))
+        self._optimizer.param_groups[0]["lr"] = rate
+        # The fused kernel leaves weights and momentum alone where this flag is one, as it does for gradient scalers.
+        self._optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        self._optimizer.step()
+        torch.where(bad, before, self._statistics, out=self._statistics)
+        self._first_bad = torch.where(bad & (self._first_bad < 0), step, self._first_bad)
+        with torch.no_grad():
+            top1 = metrics.top1_hits(logits, labels).double().mean()
+            topk = metrics.topk_hits(logits, labels, self._config.objective.top_k).double().mean()
+            values = torch.stack([loss.double(), top1, topk])
+            return torch.where(bad, 0.0, values)
+
+    def _snapshot(self) -> tuple[State, list[Tensor]]:
+        buffers = [state["momentum_buffer"].clone() for state in self._optimizer.state.values() if state]
+        return {name: value.clone() for name, value in self._model.state_dict().items()}, buffers
+
+    def _restore(self, snapshot: tuple[State, list[Tensor]]) -> None:
+        weights, buffers = snapshot
+        self._model.load_state_dict(weights)
+        for state, buffer in zip(self._optimizer.state.values(), buffers, strict=False):
+            state["momentum_buffer"].copy_(buffer)
+
+
+def batchnorms(model: nn.Module) -> list[nn.Module]:
+    """All batch-norm layers of a network."""
+    return [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)]
+
+
+def _shared_statistics(model: nn.Module, device: torch.device) -> Tensor:
+    """All batch-norm statistics of `model` moved into one vector, so that one operation keeps or restores them all."""
+    found = [
+        (module, name)
+        for module in batchnorms(model)
+        for name in ("running_mean", "running_var")
+        if getattr(module, name) is not None
+    ]
+    vector = torch.cat([torch.zeros(0, device=device), *(getattr(module, name) for module, name in found)])
+    start = 0
+    for module, name in found:
+        size = getattr(module, name).numel()
+        setattr(module, name, vector[start : start + size])
+        start += size
+    return vector

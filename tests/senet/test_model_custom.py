@@ -1,0 +1,131 @@
+"""Networks of the user's own."""
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from senet.config import ModelConfig
+from senet.errors import InputError
+from senet.models import build_model, head_of
+from senet.models.custom import source_digest
+
+NETWORK = """
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self, config, classes):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, config.width, 3)
+        self.last = nn.Linear(config.width, classes)
+
+    def forward(self, images):
+        return self.last(self.convolution(images).mean(dim=(2, 3)))
+
+class Outer:
+    inner = Tiny
+
+number = 3
+
+def late(config, classes):
+    from users_helper import tiny
+    return tiny(config, classes)
+
+def wrong(config, classes):
+    raise ValueError("no such\\nwidth")
+
+def leaves(config, classes):
+    raise SystemExit(3)
+
+def nothing(config, classes):
+    return None
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Writes files into the current directory, from which Python does not import by itself."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    before = set(sys.modules)
+
+    def write_file(name: str, text: str) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    yield write_file
+    for name in set(sys.modules) - before:
+        if name.startswith("users_"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("attribute", ["Tiny", "Outer.inner", "late"])
+@pytest.mark.parametrize("module", ["users_network", "users_package.network"])
+def test_a_network_of_ones_own(write: Callable[[str, str], None], module: str, attribute: str) -> None:
+    write(f"{module.replace('.', '/')}.py", NETWORK)
+    write("users_helper.py", f"from {module} import Tiny as tiny\n")
+    path = list(sys.path)
+    network = build_model(ModelConfig(name=f"{module}:{attribute}", width=6), 4)
+    assert sys.path == path
+    assert network(torch.randn(2, 3, 9, 9)).shape == (2, 4)
+    assert head_of(network) is network.last
+    assert isinstance(network.last, nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("users_missing:net", "cannot be imported: ModuleNotFoundError: No module named 'users_missing'"),
+        (
+            "users_network:absent",
+            "cannot be imported: AttributeError: module 'users_network' has no attribute 'absent'",
+        ),
+        ("users_broken:net", "cannot be imported: ZeroDivisionError: division by zero"),
+        ("users_exits:net", "cannot be imported: SystemExit: 4"),
+        ("users_network:number", "must be callable, but is a int"),
+        ("users_network:wrong", "called with the config and 4 classes: ValueError: no such width"),
+        ("users_network:leaves", "called with the config and 4 classes: SystemExit: 3"),
+        ("users_network:nothing", "must return a torch.nn.Module, but returned a NoneType"),
+    ],
+)
+def test_a_wrong_network_is_refused_in_one_line(write: Callable[[str, str], None], name: str, reason: str) -> None:
+    write("users_network.py", NETWORK)
+    write("users_broken.py", "1 / 0\n")
+    write("users_exits.py", "raise SystemExit(4)\n")
+    with pytest.raises(InputError) as refused:
+        build_model(ModelConfig(name=name), 4)
+    assert str(refused.value) == f"`model.name`: {name}: {reason}"
+
+
+@pytest.mark.parametrize("module", ["users_network", "users_package.network"])
+def test_the_digest_tells_versions_apart(write: Callable[[str, str], None], module: str) -> None:
+    file = f"{module.replace('.', '/')}.py"
+    digests = []
+    for text in (NETWORK, NETWORK + "# another version\n"):
+        write(file, text)
+        digests.append(source_digest(f"{module}:Tiny"))
+        assert digests[-1] == hashlib.sha256(text.encode()).hexdigest()
+        # It is the file's, whether the module was imported or not.
+        build_model(ModelConfig(name=f"{module}:Tiny"), 4)
+        assert source_digest(f"{module}:Tiny") == digests[-1]
+    assert digests[0] != digests[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("users_missing:net", "there is no such module"),
+        ("users_missing.inside:net", "cannot be imported: ModuleNotFoundError: No module named 'users_missing'"),
+        ("sys:net", "the module has no source file"),
+        ("users_package:net", "the module has no source file"),
+    ],
+)
+def test_no_digest_without_a_source_file(write: Callable[[str, str], None], name: str, reason: str) -> None:
+    write("users_package/network.py", NETWORK)
+    with pytest.raises(InputError) as refused:
+        source_digest(name)
+    assert str(refused.value) == f"`model.name`: {name}: {reason}"
