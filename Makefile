@@ -4,8 +4,9 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# Fast tests share no processes or ports, so they run side by side; each computes with one thread.
-FAST_TESTS := OMP_NUM_THREADS=1 pytest -n auto -m "not slow and not soak"
+# Tests that start no servers and no Ray run side by side; each computes with one thread.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 pytest -n auto
+FAST_TESTS := $(SIDE_BY_SIDE) -m "not slow and not soak"
 
 .PHONY: setup sweep check test soak lock clean
 
@@ -38,11 +39,13 @@ test: setup
 	ruff format --check .
 	mypy
 	$(FAST_TESTS)
-	pytest -m "slow and not soak"
+	$(SIDE_BY_SIDE) -m "slow and not soak" tests/senet
+	pytest -m "slow and not soak" --ignore tests/senet
 
 # Chaos, fuzzing, long goldens: under 70 minutes.
 soak: setup
-	pytest -x -m soak
+	pytest -x -m soak --ignore tests/senet --ignore tests/soak/test_compile.py
+	$(SIDE_BY_SIDE) -x -m soak tests/senet tests/soak/test_compile.py
 
 # A new lock file: names, versions and platform markers, no addresses.
 lock: setup

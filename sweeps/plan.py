@@ -65,8 +65,9 @@ def expected_bases(recipe: Recipe, space: Space) -> int:
 
 
 def _seconds(config: TrialConfig, cost: Cost, counts: dict[str, dict[str, int]], phase: str) -> float:
-    """Seconds of one phase: every epoch trains on one set; streaming evaluates on both."""
+    """Seconds of one phase: every epoch trains on one set, or a stage's part of it; streaming evaluates on both."""
     settings = config.base if phase == "base" else config.streaming
+    stages = 1 if phase == "base" else config.streaming.stages
     evaluated = [counts["base"], counts["streaming"]] if phase == "streaming" else [counts["base"]]
     evaluation = sum(part["validation"] for part in evaluated) * cost.evaluation_seconds
-    return settings.epochs * (counts[phase]["train"] * cost.training_seconds + evaluation)
+    return settings.epochs * (counts[phase]["train"] * cost.training_seconds + stages * evaluation)

@@ -140,6 +140,6 @@ def test_any_config_trains_or_is_refused(tiny: Dataset, values: dict[str, Any]) 
 @pytest.mark.soak
 @pytest.mark.timeout(1500)
 @given(values=st.fixed_dictionaries(TRIAL))
-@settings(max_examples=300, **QUIET)
+@settings(max_examples=100, **QUIET)
 def test_many_configs_train_or_are_refused(tiny: Dataset, values: dict[str, Any]) -> None:
     check(values, tiny)

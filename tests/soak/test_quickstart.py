@@ -1,5 +1,6 @@
 """The quickstart as it is promised: its time, its memory, its bases, its winner."""
 
+import json
 import time
 from pathlib import Path
 
@@ -43,3 +44,7 @@ def test_the_quickstart_keeps_its_promises(tmp_path: Path) -> None:
     assert len({trial["base_key"] for trial in found["trials"]}) >= 4
     assert all(0.6 <= trial["metrics"]["base_topk"] <= 0.92 for trial in found["trials"])
     assert found["best"]["metrics"]["joint"] > found["baseline"]["metrics"]["joint"] + 0.02
+    home.call("sweeps", "export", "quickstart", "-o", str(tmp_path / "best.yaml"))
+    home.call("senet", "train", str(tmp_path / "best.yaml"))
+    metrics = json.loads((tmp_path / "models" / "best" / "metrics.json").read_text())
+    assert metrics["test"]["calibration_error"] < 0.1

@@ -1,0 +1,65 @@
+"""Trained models that are streamed again: what they carry along, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from senet.config import StreamingConfig, TrialConfig
+from senet.data.store import Dataset
+from senet.device import Runtime
+from senet.errors import InputError
+from senet.final import stream_model, train_final
+from senet.loop import Report
+from senet.modelfolder import Model, load_model, save_model
+
+CPU = Runtime(torch.device("cpu"), bf16=False)
+
+
+def ignore(report: Report) -> None:
+    """Hear nothing."""
+
+
+@pytest.fixture
+def train(tiny: Dataset, trial_config: Callable[..., TrialConfig]) -> Callable[..., Model]:
+    def trained(**changes: object) -> Model:
+        return train_final(trial_config(base={"epochs": 1}, **changes), tiny, CPU, ignore, {})
+
+    return trained
+
+
+def test_what_matters_to_old_images_goes_along(tiny: Dataset, train: Callable[..., Model], tmp_path: Path) -> None:
+    model = train(streaming={"epochs": 1, "ewc": 10.0})
+    save_model(tmp_path / "model", model)
+    found = load_model(tmp_path / "model")
+    assert found.importance is not None
+    again = stream_model(found, found.config.streaming, tiny, CPU, ignore)
+    assert again.importance is not None
+    # What was streamed is added to what mattered before.
+    assert all((again.importance[name] >= value).all() for name, value in found.importance.items())
+    assert sum(float(value.sum()) for value in again.importance.values()) > sum(
+        float(value.sum()) for value in found.importance.values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ewc": 1.0}, "`streaming.ewc`: the model does not say how much its weights matter"),
+        ({"replay": 3}, "`streaming.replay`: looks at old images, which a trained model comes without"),
+        ({"epochs": 0}, "`streaming.epochs`: must be 1 or more to stream anything"),
+        ({"stages": 4}, "`streaming.stages`: must be at most 3"),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused(
+    tiny: Dataset, train: Callable[..., Model], changes: dict[str, float], message: str
+) -> None:
+    model = train(streaming={"epochs": 0})
+    with pytest.raises(InputError, match=message):
+        stream_model(model, StreamingConfig.model_validate({"batch_size": 20} | changes), tiny, CPU, ignore)
+
+
+def test_a_model_that_was_not_made_to_stream_is_refused(tiny: Dataset, train: Callable[..., Model]) -> None:
+    with pytest.raises(InputError, match="protocol `single_label`, which does not stream"):
+        stream_model(train(protocol="single_label"), StreamingConfig(), tiny, CPU, ignore)

@@ -1,0 +1,70 @@
+"""Sweeps over networks that are the user's own, or trained already, through the real commands."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import TINY_TRIAL
+from tests.sweeps.commands import RECIPE, Home
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+NETWORK = """
+from torch import nn
+
+def build(config, classes):
+    width = config.width
+    return nn.Sequential(
+        nn.Conv2d(3, width, 5, 2), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(width, classes),
+    )
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def test_a_network_of_the_users_own_is_searched(home: Home) -> None:
+    (home.folder / "mine.py").write_text(NETWORK)
+    recipe = home.recipe(
+        "own",
+        config=RECIPE["config"] | {"model": {"name": "mine:build"}},
+        space={
+            "model.width": {"choice": [8, 16]},
+            "streaming.l2_sp": {"log": [0.001, 0.1]},
+            "streaming.ewc": {"choice": [0.0, 1.0]},
+            "streaming.head_only": {"choice": [False, True]},
+            "streaming.stages": {"choice": [1, 3]},
+            "streaming.replay": {"choice": [0, 2, "all"]},
+        },
+        enqueue=[{"model.width": 8, "streaming.ewc": 1.0, "streaming.stages": 3, "streaming.l2_sp": 0.01}],
+        constraints={"parameters": [0, 10_000]},
+        search={"trials": 3},
+    )
+    home.call("sweeps", "run", str(recipe))
+    found = home.status("own")
+    assert [trial["state"] for trial in found["trials"]] == ["complete"] * 3
+    assert {"backward_transfer", "stage_forgetting"} <= found["trials"][0]["metrics"].keys()
+    home.assert_consistent("own", 3)
+
+
+def test_streaming_is_searched_over_a_base_that_one_has(home: Home) -> None:
+    config = TINY_TRIAL | {"streaming": {"epochs": 0}}
+    (home.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    home.call("senet", "train", "config.yaml", "--name", "base")
+    recipe = home.recipe(
+        "onward",
+        config=RECIPE["config"] | {"model": {"width": 8, "initial": "models/base"}, "base": {"epochs": 0}},
+        space={"streaming.learning_rate": {"log": [0.001, 0.1]}},
+        enqueue=[],
+        search={"trials": 3},
+    )
+    home.call("sweeps", "run", str(recipe))
+    trials = home.status("onward")["trials"]
+    assert [trial["state"] for trial in trials] == ["complete"] * 3
+    assert len({trial["base_key"] for trial in trials}) == 1
+    base = yaml.safe_load((home.folder / "models" / "base" / "metrics.json").read_text())["validation"]
+    assert {trial["metrics"]["base_topk"] for trial in trials} == {base["base_topk"]}
