@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from senet import metrics
 from senet.checkpoint import State, host_state, load_progress, save_progress
@@ -79,17 +80,8 @@ class Loop:
         self._statistics = _shared_statistics(self._model, runtime.device)
         self._steps = task.train.steps(self._settings.batch_size)
         self._parameters = [p for p in self._model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.SGD(
-            self._parameters,
-            lr=self._settings.learning_rate,
-            momentum=self._settings.momentum,
-            weight_decay=self._settings.weight_decay,
-            fused=True,
-        )
-        if self._settings.momentum > 0:
-            # A first step that is masked must not leave the buffers without a value.
-            for parameter in self._parameters:
-                self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        # Momentum begins at zero, so that a first step that is masked leaves a value behind.
+        self._momentum = [torch.zeros_like(p) for p in self._parameters] if self._settings.momentum else []
         self._first_bad = torch.zeros((), dtype=torch.int64)
 
     def run(self, identity: str) -> Trained:
@@ -99,7 +91,8 @@ class Loop:
         saved = load_progress(self._progress, identity)
         if saved is not None:
             self._model.load_state_dict(saved["model"])
-            self._optimizer.load_state_dict(saved["optimizer"])
+            for buffer, value in zip(self._momentum, saved["momentum"], strict=True):
+                buffer.copy_(value)
             history, seconds = saved["history"], saved["seconds"]
             for report in history[len(self._task.earlier) :]:
                 self._on_epoch(report)
@@ -112,7 +105,7 @@ class Loop:
             report = self._report(epoch, seconds, values)
             history.append(report)
             if self._progress is not None and epoch < self._task.epochs:
-                state = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+                state = {"model": self._model.state_dict(), "momentum": self._momentum}
                 save_progress(self._progress, state | {"identity": identity, "history": history, "seconds": seconds})
             self._on_epoch(report)
         return Trained(host_state(self._model), history, seconds)
@@ -201,14 +194,27 @@ class Loop:
         loss = self._task.criterion(images, logits, labels)
         if self._settings.l1:
             loss = loss + self._settings.l1 * torch.stack([p.abs().sum() for p in self._parameters]).sum()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        bad = ~(loss.isfinite() & (rate * norm < _LARGEST_UPDATE))
-        self._optimizer.param_groups[0]["lr"] = rate
-        # The fused kernel leaves weights and momentum alone where this flag is one, as it does for gradient scalers.
-        self._optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
-        self._optimizer.step()
+        used = [i for i, p in enumerate(self._parameters) if p.grad is not None]
+        gradients = [self._parameters[i].grad for i in used]
+        bad = ~(loss.isfinite() & (rate * torch.nn.utils.get_total_norm(gradients) < _LARGEST_UPDATE))
+        with torch.no_grad():
+            # The optimizer as a function: the class would load PyTorch's compiler, for seconds in every process. The
+            # fused kernel leaves weights and momentum alone where `found_inf` is one.
+            sgd(
+                [self._parameters[i] for i in used],
+                gradients,
+                [self._momentum[i] if self._momentum else None for i in used],
+                fused=True,
+                found_inf=bad.float(),
+                lr=rate,
+                momentum=self._settings.momentum,
+                weight_decay=self._settings.weight_decay,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
         torch.where(bad, before, self._statistics, out=self._statistics)
         self._first_bad = torch.where(bad & (self._first_bad < 0), step, self._first_bad)
         with torch.no_grad():
@@ -218,14 +224,14 @@ class Loop:
             return torch.where(bad, 0.0, values)
 
     def _snapshot(self) -> tuple[State, list[Tensor]]:
-        buffers = [state["momentum_buffer"].clone() for state in self._optimizer.state.values() if state]
-        return {name: value.clone() for name, value in self._model.state_dict().items()}, buffers
+        weights = {name: value.clone() for name, value in self._model.state_dict().items()}
+        return weights, [buffer.clone() for buffer in self._momentum]
 
     def _restore(self, snapshot: tuple[State, list[Tensor]]) -> None:
-        weights, buffers = snapshot
+        weights, momentum = snapshot
         self._model.load_state_dict(weights)
-        for state, buffer in zip(self._optimizer.state.values(), buffers, strict=False):
-            state["momentum_buffer"].copy_(buffer)
+        for buffer, value in zip(self._momentum, momentum, strict=True):
+            buffer.copy_(value)
 
 
 def batchnorms(model: nn.Module) -> list[nn.Module]:

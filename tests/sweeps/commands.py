@@ -65,7 +65,7 @@ class Home:
     def call(self, command: str, *arguments: str, code: int = 0) -> str:
         """Run a command to its end; returns its standard output, or for a failure its standard error."""
         process = self.start(command, *arguments)
-        out, error = process.communicate(timeout=110)
+        out, error = process.communicate(timeout=240)
         assert process.returncode == code, out + error
         assert "Traceback" not in error, error
         return out if code == 0 else error
@@ -137,7 +137,7 @@ def kill_everything(process: subprocess.Popen[str]) -> None:
     process.communicate(timeout=30)
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
+def wait_for(condition: Any, seconds: float = 180) -> None:
     """Wait until `condition()` is true."""
     deadline = time.monotonic() + seconds
     while not condition():

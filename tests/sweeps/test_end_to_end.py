@@ -18,7 +18,8 @@ from senet.phases import stream, train_base
 from sweeps.config import validate_recipe
 from tests.sweeps.commands import RECIPE, Home
 
-pytestmark = pytest.mark.slow
+# Every command starts a process, and a sweep several: on a slow machine that adds up.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import merged
 from tests.sweeps.commands import RECIPE, Home, descendants, kill_everything, wait_for
 
-pytestmark = pytest.mark.slow
+# Every command starts a process, and a sweep several: on a slow machine that adds up.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_an_interrupted_sweep_ends_cleanly_and_goes_on(home: Home, sent: signal.
     assert "running already" in home.call("sweeps", "resume", "cut", code=2)
     assert "interrupt it first" in home.call("sweeps", "delete", "cut", "--yes", code=2)
     os.kill(process.pid, sent)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=180)
     assert process.returncode == 1, out + error
     assert "interrupted; go on: sweeps resume cut" in out
     assert "Traceback" not in error, error
@@ -109,7 +110,7 @@ def test_a_killed_trial_process_is_replaced(home: Home) -> None:
     assert victims
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
-    out, error = process.communicate(timeout=110)
+    out, error = process.communicate(timeout=240)
     assert process.returncode == 0, out + error
     home.assert_consistent("lost", 2)
     assert [trial["state"] for trial in home.status("lost")["trials"]] == ["complete"] * 2
