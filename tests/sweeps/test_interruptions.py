@@ -83,7 +83,7 @@ def test_trials_that_fail_do_not_stop_the_sweep(home: Home) -> None:
     found = home.status("failing")
     states = {trial["params"]["base.learning_rate"]: trial for trial in found["trials"]}
     assert states[1e30]["state"] == "failed"
-    assert "non-finite: not finite in the base phase, epoch 1, learning rate" in states[1e30]["error"]
+    assert "non-finite: not finite in the base phase, epoch 1, step 1, learning rate" in states[1e30]["error"]
     (late,) = [trial for trial in found["trials"] if trial["params"]["streaming.learning_rate"] == 1e30]
     assert "not finite in the streaming phase, epoch 1" in late["error"]
     assert late["base_key"] == found["best"]["base_key"], "what it had is kept"
