@@ -20,7 +20,7 @@ from senet.evaluation import Evaluation
 from senet.initial import normalised_for
 from senet.loop import OnEpoch, Trained
 from senet.modelfolder import Model
-from senet.phases import stream, train_base, with_importance, with_importance_of_stream
+from senet.phases import stream, train_base, with_importance
 from senet.protocols import WITHOUT_STREAMING, for_protocol
 
 Metrics = dict[str, float]
@@ -104,8 +104,6 @@ def _finished(
         after = evaluation.after(scores, before["base_top1"], before["base_topk"], fitted)
         results[split] = before | _numbers(after | {"calibration_error": error})
     assert fitted is not None
-    if streamed.importance is not None:
-        streamed = with_importance_of_stream(config, streamed, dataset, runtime)
     return Model(
         config=config,
         classes=dataset.classes,

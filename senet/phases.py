@@ -111,13 +111,13 @@ def stream(
         task = _streaming_task(config, runtime, model, batches, used, evaluation.of(model), history)
         loop = Loop(config, runtime, task, on_epoch, file)
         if not streaming_epochs(config):
-            return loop.only_evaluate()
+            return dataclasses.replace(loop.only_evaluate(), importance=base.importance)
         trained = loop.run(f"{identity}-{stage}")
         history = trained.history
         evaluation.end_stage(history[-1])
         current = dataclasses.replace(trained, importance=current.importance)
-        if config.streaming.ewc and stage < count:
-            current = with_importance_of_stream(config, current, dataset, runtime, images)
+        if current.importance is not None:
+            current = _with_importance_of_stage(config, current, dataset, runtime, images)
     for file in files:
         if file is not None:
             file.unlink(missing_ok=True)
@@ -130,22 +130,17 @@ def with_importance(config: TrialConfig, base: Trained, dataset: Dataset, runtim
     return dataclasses.replace(base, importance=found)
 
 
-def with_importance_of_stream(
-    config: TrialConfig,
-    trained: Trained,
-    dataset: Dataset,
-    runtime: Runtime,
-    images: npt.NDArray[np.int64] | None = None,
+def _with_importance_of_stage(
+    config: TrialConfig, trained: Trained, dataset: Dataset, runtime: Runtime, images: npt.NDArray[np.int64]
 ) -> Trained:
     """`trained`, what it has streamed added to the importance that its base has (Schwarz et al. 2018, without decay).
 
     Args:
-        images: positions of the streaming images that count; None: all.
+        images: positions of the streaming images of this stage.
     """
     assert trained.importance is not None
     part = dataset.streaming
-    if images is not None:
-        part = ImageSet(part.images[images], part.labels[images], part.split[images])
+    part = ImageSet(part.images[images], part.labels[images], part.split[images])
     new = importance(config, trained.state, dataset, part, runtime)
     return dataclasses.replace(
         trained, importance={name: value + new[name] for name, value in trained.importance.items()}

@@ -68,8 +68,12 @@ def statements(results: Results, top_k: int) -> list[Statement]:
         difference("SE blocks raise the joint accuracy", "senet18", "resnet18", "joint", "joint"),
         difference("margin loss beats soft margin (ResNet)", "resnet18", "resnet18-soft-margin", "base_topk", base),
         difference("margin loss beats soft margin (SENet)", "senet18", "senet18-soft-margin", "base_topk", base),
-        difference("2x expansion forgets less", "senet18-2x-expand", "senet18", "original_topk", original),
-        difference("32x reduction forgets less", "senet18-32x-reduction", "senet18", "original_topk", original),
+        difference(
+            "2x expansion keeps more original accuracy", "senet18-2x-expand", "senet18", "original_topk", original
+        ),
+        difference(
+            "32x reduction keeps more original accuracy", "senet18-32x-reduction", "senet18", "original_topk", original
+        ),
         difference(
             "2x expansion with 32x reduction is the best balance", pick, "senet18", "joint", "joint",
             _rank(results, pick),

@@ -204,8 +204,8 @@ def test_statements_on_known_differences(sweep: Sweep) -> None:
     assert (base.estimate.mean, base.estimate.n, base.verdict) == (pytest.approx(1.0), 3, HOLDS)
     assert said("raise the joint").verdict == UNDECIDED, "no difference at all"
     assert said("soft margin (ResNet)").estimate == Spread(pytest.approx(2.0), pytest.approx(0.0, abs=1e-9), 3)
-    assert said("2x expansion forgets less").verdict == REVERSED
-    assert said("32x reduction forgets less").verdict == REVERSED
+    assert said("2x expansion keeps more original accuracy").verdict == REVERSED
+    assert said("32x reduction keeps more original accuracy").verdict == REVERSED
     best = said("best balance")
     assert (best.verdict, best.low) == (UNDECIDED, pytest.approx(-4.3027 * 7**0.5 / 3**0.5, abs=1e-3))
     assert best.note == "its mean joint is number 1 of the 10 networks that stream"
