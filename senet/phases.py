@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from senet.checkpoint import restored
+from senet.checkpoint import load_progress, restored
 from senet.config import TrialConfig, fingerprint
 from senet.data.batches import Batches
 from senet.data.store import SPLITS, Dataset, ImageSet
@@ -77,6 +77,16 @@ def train_base(
     )
     loop = Loop(config, runtime, task, on_epoch, progress)
     return loop.run(base_fingerprint(config, dataset, runtime)) if config.base.epochs else loop.only_evaluate()
+
+
+def base_in_the_making(
+    config: TrialConfig, dataset: Dataset, runtime: Runtime, progress: Path, epoch: int
+) -> Trained | None:
+    """The base that `train_base` is training with this `progress` file, if it stands at `epoch`."""
+    saved = load_progress(progress, base_fingerprint(config, dataset, runtime))
+    if saved is None or saved["history"][-1]["epoch"] != epoch:
+        return None
+    return Trained(saved["model"], saved["history"], saved["seconds"])
 
 
 def stream(

@@ -13,12 +13,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from senet.config import TrialConfig
+from senet.config import TrialConfig, fingerprint
 from senet.data.store import Dataset
 from senet.device import Runtime
 from senet.files import write_atomically
 from senet.loop import OnEpoch, Trained
-from senet.phases import base_fingerprint, train_base, with_importance
+from senet.phases import base_fingerprint, base_in_the_making, stream, train_base, with_importance
 
 
 class BaseStore:
@@ -61,6 +61,29 @@ class BaseStore:
             found = with_importance(config, base, dataset, runtime)
             assert found.importance is not None
             write_atomically(path, save(found.importance))
+            return found
+
+    def probe(self, config: TrialConfig, dataset: Dataset, runtime: Runtime, epoch: int) -> dict[str, float] | None:
+        """What the streaming phase of `config`, a short one, makes of its base in the making: probe_joint and both
+        accuracies.
+
+        It is taken once and kept beside the base; its weights are thrown away. None where the base is not at `epoch`.
+        """
+        key = base_fingerprint(config, dataset, runtime)
+        settings = fingerprint([config.streaming.model_dump(mode="json"), config.objective.original_weight])
+        path = self._folder / key / f"probe-{epoch}-{settings}.json"
+        try:
+            found: dict[str, float] = json.loads(path.read_text())
+            return found
+        except (OSError, ValueError):
+            base = base_in_the_making(config, dataset, runtime, self._folder / key / "progress.pt", epoch)
+            if base is None:
+                return None
+            if config.streaming.ewc:
+                base = with_importance(config, base, dataset, runtime)
+            last = stream(config, base, dataset, runtime, lambda report: None).history[-1]
+            found = {f"probe_{name}": last[name] for name in ("joint", "original_topk", "streaming_topk")}
+            write_atomically(path, json.dumps(found).encode())
             return found
 
     def load(self, key: str) -> Trained | None:

@@ -3,8 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
 from senet.command import Parser, run_command
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,9 +18,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
-    from sweeps import commands
+    from importlib import import_module
 
-    action = getattr(commands, arguments.command)
+    action = getattr(import_module(arguments.module), arguments.command)
     result: int = action(arguments)
     return result
 
@@ -29,15 +33,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Everything is written below ./mlruns, or below SWEEPS_HOME. Exit codes: 0 done, 1 the run failed or "
         "was interrupted, 2 the input was wrong.",
     )
+    parser.set_defaults(module="sweeps.commands")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="start a sweep from a recipe")
-    run.add_argument("recipe", help="a bundled recipe's name (quickstart, photos), or a YAML file")
-    run.add_argument("--name", help="the sweep's name; else the recipe's, with a number if that is taken")
-    run.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
-                     help="override a key of the recipe, such as search.trials=8; may be repeated")  # fmt: skip
-    run.add_argument("--address", help="join the Ray cluster there (auto: the one of this machine); else start Ray")
-    run.add_argument("--dry-run", action="store_true", help="print what would run and what it costs; start nothing")
+    _add_run(commands)
 
     thesis = commands.add_parser(
         "thesis", help="run the thesis' own grid, and write its tables beside the published ones"
@@ -56,6 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     resume = commands.add_parser("resume", help="go on with an interrupted sweep")
     resume.add_argument("name")
     resume.add_argument("--address", help="join the Ray cluster there; else start Ray")
+
+    extend = commands.add_parser("extend", help="go on with a finished sweep")
+    extend.add_argument("name")
+    extend.add_argument("--trials", type=int, required=True, help="further trials")
+    extend.add_argument("--address", help="join the Ray cluster there; else start Ray")
+
+    _add_control(commands)
 
     status = commands.add_parser("status", help="what a sweep has come to, also while it runs")
     status.add_argument("name", nargs="?", help="the sweep; without it, all sweeps in a line each")
@@ -76,6 +82,31 @@ def _parser() -> argparse.ArgumentParser:
     delete.add_argument("name")
     delete.add_argument("--yes", action="store_true", help="do not ask")
     return parser
+
+
+def _add_run(commands: _Commands) -> None:
+    run = commands.add_parser("run", help="start a sweep from a recipe")
+    run.add_argument("recipe", help="a bundled recipe's name (quickstart, photos), or a YAML file")
+    run.add_argument("--name", help="the sweep's name; else the recipe's, with a number if that is taken")
+    run.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+                     help="override a key of the recipe, such as search.trials=8; may be repeated")  # fmt: skip
+    run.add_argument("--warm-start", metavar="SWEEP", help="take over the trials of another sweep that fit this one")
+    run.add_argument("--address", help="join the Ray cluster there (auto: the one of this machine); else start Ray")
+    run.add_argument("--dry-run", action="store_true", help="print what would run and what it costs; start nothing")
+
+
+def _add_control(commands: _Commands) -> None:
+    for name, text in (
+        ("pause", "begin no further trial; those that run are finished"),
+        ("stop", "interrupt a running sweep: what runs goes on from its last epoch when it is resumed"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("name")
+        command.set_defaults(module="sweeps.control")
+    logs = commands.add_parser("logs", help="what a trial has said: its epochs, and why it failed")
+    logs.add_argument("name")
+    logs.add_argument("trial", type=int)
+    logs.set_defaults(module="sweeps.control")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ def run(arguments: Namespace) -> int:
 def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
     _check_data(recipe, source)
     console = Console()
+    warm = getattr(arguments, "warm_start", None)
+    other = None if warm is None else find_sweep(home(), warm)
     if arguments.dry_run:
         from sweeps.plan import plan
 
@@ -47,6 +49,10 @@ def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
         concurrency = possible_concurrency(recipe, source)
         dataset = obtain_dataset(home(), recipe.data)
         sweep = create_sweep(home(), arguments.name, name, recipe, dataset.fingerprint)
+        if other is not None:
+            from sweeps.warmstart import take_over
+
+            _say(console, take_over(sweep, other))
         return _drive(sweep, concurrency, console)
 
 
@@ -76,6 +82,17 @@ def resume(arguments: Namespace) -> int:
         return _drive(sweep, possible_concurrency(recipe, "recipe"), console)
 
 
+def extend(arguments: Namespace) -> int:
+    """Go on with a sweep beyond what was planned."""
+    if arguments.trials < 1:
+        raise InputError(f"--trials {arguments.trials}: must be 1 or more")
+    sweep = find_sweep(home(), arguments.name)
+    if sweep.is_driven():
+        raise InputError(f"sweep `{sweep.name}` is running; wait for its end, or stop it: sweeps stop {sweep.name}")
+    sweep.extend(arguments.trials)
+    return resume(arguments)
+
+
 def status(arguments: Namespace) -> int:
     """Print what one sweep, or each, has come to."""
     from sweeps.status import sweep_status
@@ -97,8 +114,8 @@ def status(arguments: Namespace) -> int:
             where = f"{at['phase']} epoch {at['epoch']}/{at['epochs']}" if at else "starting"
             _say(console, f"trial {trial['number']}: {found['state']}, {where}")
     print_leaderboard(_wide(console), found)
-    if found["state"] == "interrupted":
-        _say(console, f"go on: sweeps resume {arguments.name}")
+    if found["state"] in ("interrupted", "paused"):
+        _say(console, f"{found['ending'] or 'interrupted'}; go on: sweeps resume {arguments.name}")
     return 0
 
 
@@ -279,8 +296,9 @@ def _drive(sweep: Sweep, concurrency: int, console: Console) -> int:
     from sweeps.run import drive
 
     _say(console, f"sweep {sweep.name}: {concurrency} at a time")
-    if not drive(sweep, concurrency, console):
-        _say(console, f"interrupted; go on: sweeps resume {sweep.name}")
+    ending = drive(sweep, concurrency, console)
+    if ending is not None:
+        _say(console, f"{ending}; go on: sweeps resume {sweep.name}")
         return 1
     return _report(sweep, console)
 

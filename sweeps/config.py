@@ -5,13 +5,50 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, field_validator
 
-from senet.config import Config, ObjectiveConfig, with_absolute_paths
+from senet.config import Config, Fraction, ObjectiveConfig, with_absolute_paths
 from senet.data.store import check_name
 from senet.errors import InputError, first_problem
 from senet.yamlfile import parse_yaml, read_mapping
-from sweeps.space import Params, Space, complete, parse_space
+from sweeps.space import Params, Space, check_sampler, complete, parse_space
+
+
+class PruningConfig(Config):
+    """When the training of a base is given up.
+
+    Bases are ranked by probes, short streaming phases from a base in the making, never by their own accuracy, which is
+    a poor judge. The configurations of `enqueue` are never given up.
+    """
+
+    rungs: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()
+    """base epochs after which a probe is taken; none: bases are not ranked"""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """of the probes at a rung one in so many goes on, the best ones"""
+    probe_epochs: PositiveInt = 1
+    """streaming epochs of a probe; all else is as `config.streaming` has it"""
+    margin: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """a base whose top-k accuracy is so far below the median of the others after the same epoch fails to learn"""
+    equal_cost: bool = False
+    """rungs are epochs of the network that `config` has; one of twice its FLOPs comes to them after half as many"""
+
+    @field_validator("rungs")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError("must ascend")
+        return value
+
+
+class BudgetConfig(Config):
+    """What a sweep may use; at a limit no further trial is begun, and those that run are finished."""
+
+    hours: PositiveFloat | None = None
+    """of wall time, all sessions together"""
+    device_hours: PositiveFloat | None = None
+    """of trials, summed"""
+    target: Fraction | None = None
+    """a joint value that is good enough"""
 
 
 class SearchConfig(Config):
@@ -23,12 +60,23 @@ class SearchConfig(Config):
     """with so many seeds every configuration of `enqueue` is tried: the config's, the next one, …; each is a trial"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """seed of the sampler"""
-    sampler: Literal["tpe", "random"] = "tpe"
-    """`tpe`: tree-structured Parzen estimator; `random`: independent draws"""
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random", "grid"] = "tpe"
+    """`tpe`: tree-structured Parzen estimator; `gp`: Gaussian process; `cmaes`: evolution strategy, for ranges of
+    numbers alone; `nsga2`: genetic algorithm; `qmc`: Sobol sequence; `random`: independent draws; `grid`: one after
+    the other"""
     concurrency: PositiveInt | None = None
     """trials at a time; not given: as many as the resources hold"""
     streams_per_base: PositiveInt = 4
-    """streaming settings that are tried on a base before the sampler proposes a new base"""
+    """streaming settings that every base gets; then further ones and new bases follow expected gain a second"""
+    repeats: Literal["answer", "seed"] = "answer"
+    """what becomes of a suggestion that repeats a finished configuration: `answer`: it has that one's result; `seed`:
+    it is run with another seed"""
+    pruning: PruningConfig | None = None
+    """when the training of a base is given up; not given: never"""
+    budget: BudgetConfig = BudgetConfig()
+    """what the sweep may use besides its number of trials"""
+    alike_failures: PositiveInt = 5
+    """so many trials that fail alike, one after the other, pause the sweep"""
 
 
 class ResourcesConfig(Config):
@@ -86,7 +134,8 @@ class Recipe(Config):
     constraints: ConstraintsConfig = ConstraintsConfig()
     """what a network may cost"""
     space: dict[str, Any]
-    """dotted path into the trial config: {choice: […]}, {int: [low, high]}, {float: […]} or {log: […]}"""
+    """dotted path into the trial config: {choice: […]}, {int: [low, high]}, {float: […]} or {log: […]}; with
+    `when: {path: values}` only where another path has one of these values"""
     enqueue: Annotated[list[dict[str, Any]], Field(default_factory=list)]
     """configurations to try first; what they leave out comes from `config`; the best of them is the baseline"""
 
@@ -150,6 +199,7 @@ def validate_recipe(values: dict[str, Any], source: str) -> Recipe:
     space = recipe.parsed_space(source)
     recipe.first_configurations(space, source)
     _check_replicates(recipe, space, source)
+    check_sampler(recipe.search.sampler, space, source)
     check_name(recipe.data, f"{source}: `data`:")
     return recipe
 

@@ -1,10 +1,13 @@
 """What a network may cost: told, and kept, before anything is trained."""
 
+from dataclasses import asdict
+
 from senet.config import ModelConfig
 from senet.data.catalogue import Description
 from senet.errors import InputError
 from sweeps.config import Recipe
-from sweeps.search import random_draws
+from sweeps.samplers import random_draws
+from sweeps.search import TRIES
 from sweeps.space import Params, Space
 
 
@@ -24,6 +27,16 @@ class Constraints:
             return not self._outside(self._figures(params))
         except InputError:
             return False
+
+    def relative_cost(self, params: Params) -> float:
+        """FLOPs of a configuration's network over those of the network that the recipe's `config` has.
+
+        One that does not exist for these images costs as much: its trial will say why it fails.
+        """
+        try:
+            return self._figures(params)["flops"] / self._figures({})["flops"]
+        except InputError:
+            return 1.0
 
     def check(self, source: str) -> None:
         """Raise InputError where an enqueued configuration does not fit, or no random one where such are needed."""
@@ -47,7 +60,7 @@ class Constraints:
     def _check_space(self, source: str) -> None:
         seen: list[dict[str, int]] = []
         problem = ""
-        for params in random_draws(self._space, self._recipe.search.seed):
+        for params in random_draws(self._space, self._recipe.search.seed, TRIES):
             try:
                 figures = self._figures(params)
             except InputError as error:
@@ -88,7 +101,7 @@ class Constraints:
             counted = complexity(model, len(self._data.classes), self._data.size)
         except InputError as error:
             return str(error)
-        return {name: getattr(counted, name) for name in self._bounds}
+        return asdict(counted)
 
     def _outside(self, figures: dict[str, int]) -> list[str]:
         """The constraints that are not kept."""

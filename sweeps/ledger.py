@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from senet.errors import InputError
+from sweeps.config import Recipe
 from sweeps.space import Params, Space
 
 Result = dict[str, Any]
@@ -36,7 +37,7 @@ class Entry:
 
     number: int
     state: str
-    """complete, pruned, failed or running"""
+    """complete, pruned, failed, running, or answered: its result is that of an earlier trial"""
     params: Params
     enqueued: int | None
     """position in the recipe's `enqueue`, or None"""
@@ -46,11 +47,17 @@ class Entry:
     """what the trial left; empty while it runs"""
     seed: int | None = None
     """of weights, order and augmentation; None: the recipe's"""
+    answers: int | str | None = None
+    """the earlier trial of the same configuration whose result this one has; `SWEEP/NUMBER` if it is another sweep's"""
 
     @property
     def joint(self) -> float:
         """The objective, −inf where there is none."""
-        return float(self.result.get("metrics", {}).get("joint", -math.inf)) if self.state == "complete" else -math.inf
+        return (
+            float(self.result.get("metrics", {}).get("joint", -math.inf))
+            if self.state in ("complete", "answered")
+            else -math.inf
+        )
 
 
 class Ledger:
@@ -85,11 +92,25 @@ class Ledger:
         """One trial."""
         return _entry(self.trials()[number])
 
-    def open(self, params: Params, space: Space, enqueued: int | None = None, seed: int | None = None) -> Entry:
-        """Write down a new running trial, whole, and return it with its number."""
-        attributes = {"seed": space.seed if seed is None else seed}
+    def open(
+        self,
+        params: Params,
+        space: Space,
+        enqueued: int | None = None,
+        seed: int | None = None,
+        notes: dict[str, Any] | None = None,
+        answers: int | str | None = None,
+    ) -> Entry:
+        """Write down a new running trial, whole, and return it with its number.
+
+        Args:
+            notes: of the sampler that suggested it.
+            answers: the earlier trial whose result it will have.
+        """
+        attributes: dict[str, Any] = {"seed": space.seed if seed is None else seed}
         attributes |= {} if enqueued is None else {"enqueued": enqueued}
-        self._study.add_trial(running_trial(params, space, attributes))
+        attributes |= {} if answers is None else {"answers": answers}
+        self._study.add_trial(running_trial(params, space, attributes, notes))
         return _entry(self.trials()[-1])
 
     def set_run(self, number: int, run_id: str) -> None:
@@ -101,8 +122,14 @@ class Ledger:
         if self.trials()[number].state.is_finished():
             return
         self._set(number, "result", result)
-        if result["state"] == "complete":
+        if result["state"] in ("complete", "answered"):
             self._study.tell(number, result["metrics"]["joint"])
+        elif result["state"] == "pruned":
+            # Optuna's samplers rank pruned trials behind complete ones, by step and value.
+            if result["probe"] is not None:
+                trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+                self._storage.set_trial_intermediate_value(trial_id, result["step"], result["probe"]["joint"])
+            self._study.tell(number, state=TrialState.PRUNED)
         else:
             self._study.tell(number, state=TrialState.FAIL)
 
@@ -111,11 +138,24 @@ class Ledger:
         self._storage.set_trial_user_attr(trial_id, key, value)
 
 
-def running_trial(params: Params, space: Space, attributes: dict[str, Any]) -> FrozenTrial:
-    """An Optuna trial that has begun, with all its parameters."""
-    distributions = {path: space.distributions[path] for path in params}
+def is_finished(recipe: Recipe, entries: list[Entry], ending: str | None) -> bool:
+    """Whether a sweep has ended: it has run all its trials, or begins no more for a reason that stays."""
+    if any(entry.state == "running" for entry in entries):
+        return False
+    run = sum(entry.answers is None for entry in entries)
+    return run >= recipe.search.trials or str(ending).startswith("ended")
+
+
+def running_trial(
+    params: Params, space: Space, attributes: dict[str, Any], notes: dict[str, Any] | None = None
+) -> FrozenTrial:
+    """An Optuna trial that has begun, with all its parameters and what its sampler notes of it."""
     return optuna.create_trial(
-        state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attributes
+        state=TrialState.RUNNING,
+        params=params,
+        distributions={path: space.distributions[path] for path in params},
+        user_attrs=attributes,
+        system_attrs=notes or {},
     )
 
 
@@ -123,10 +163,11 @@ def _entry(trial: FrozenTrial) -> Entry:
     attributes = trial.user_attrs
     return Entry(
         number=trial.number,
-        state=_STATES[trial.state],
+        state="answered" if "answers" in attributes and trial.state.is_finished() else _STATES[trial.state],
         params=dict(trial.params),
         enqueued=attributes.get("enqueued"),
         run_id=attributes.get("run_id"),
         result=attributes.get("result", {}),
         seed=attributes.get("seed"),
+        answers=attributes.get("answers"),
     )

@@ -12,17 +12,16 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
 
 from senet.data.catalogue import describe_dataset
 from senet.errors import InputError
 from sweeps.config import Recipe
-from sweeps.constraints import Constraints
-from sweeps.ledger import Entry, Ledger
+from sweeps.driver import Driver
+from sweeps.ledger import Entry, Ledger, is_finished
 from sweeps.progress import LiveView, PlainView, Tally, View
-from sweeps.search import Suggester
-from sweeps.space import Space
 from sweeps.sweep import Sweep
 from sweeps.tracking import SweepTracking
 from sweeps.trial import run_trial
@@ -85,74 +84,8 @@ def possible_concurrency(recipe: Recipe, source: str) -> int:
     return min(*room, recipe.search.concurrency or recipe.search.trials, recipe.search.trials)
 
 
-class Driver:
-    """Tells ledger, tracking and view what happens to the trials of one session."""
-
-    def __init__(self, sweep: Sweep, ledger: Ledger, tracking: SweepTracking, view: View, concurrency: int) -> None:
-        self._sweep, self._ledger, self._tracking, self._view = sweep, ledger, tracking, view
-        recipe = sweep.recipe()
-        self._sweep_id = sweep.about()["id"]
-        self._space: Space = recipe.parsed_space("recipe")
-        constraints = Constraints(recipe, self._space, describe_dataset(sweep.home, recipe.data))
-        self._suggester = Suggester(recipe, self._space, ledger, constraints.fits)
-        self._gpu = recipe.resources.gpu
-        self._concurrency = concurrency
-        self._live: dict[str, Entry] = {}
-
-    def next_assignment(self, trial_id: str) -> dict[str, Any] | str | None:
-        """What Ray's trial `trial_id` shall do; None: ask again later; `Searcher.FINISHED`: nothing is left."""
-        if len(self._live) >= self._concurrency:
-            return None
-        entry = self._suggester.next()
-        if entry is None:
-            return Searcher.FINISHED if self._suggester.done() else None
-        run_id = self._tracking.begin_trial(entry)
-        if run_id is not None and run_id != entry.run_id:
-            self._ledger.set_run(entry.number, run_id)
-            entry = self._ledger.entry(entry.number)
-        self._live[trial_id] = entry
-        self._view.started(entry)
-        return {
-            "number": entry.number,
-            "config": self._space.config(entry.params, seed=entry.seed).model_dump(mode="json"),
-            "home": str(self._sweep.home),
-            "folder": str(self._sweep.trial_folder(entry.number)),
-            "gpu": self._gpu,
-            "trainer": f"{self._sweep_id}/{entry.number}",
-        }
-
-    def reported(self, trial_id: str, report: dict[str, Any]) -> None:
-        """A trial has its base, or has finished an epoch."""
-        entry = self._live[trial_id]
-        if report["phase"] == "ready":
-            self._suggester.base_stands(entry)
-        elif report["phase"] != "end":
-            self._tracking.log_epoch(entry, _plain(report))
-        self._view.reported(entry.number, report)
-
-    def ended(self, trial_id: str, died: bool) -> None:
-        """A trial has left its process: with a result, or because the process died, or because all is stopped."""
-        entry = self._live.pop(trial_id)
-        result = self._sweep.result(entry.number)
-        if result is None and not died:
-            # Interrupted: it goes on when the sweep is resumed.
-            self._tracking.kill_trial(entry)
-            return
-        result = result or {"state": "failed", "error": "lost: the trial's process died three times", "seconds": 0.0}
-        self._ledger.finish(entry.number, result)
-        closed = self._ledger.entry(entry.number)
-        self._suggester.ended(entry.number, closed.joint if closed.state == "complete" else None)
-        self._tracking.end_trial(closed)
-        self._view.ended(closed)
-
-    def interrupt(self) -> None:
-        """Close the runs of trials that are still running."""
-        for trial_id in list(self._live):
-            self.ended(trial_id, died=False)
-
-
 class _Adapter(Searcher):  # type: ignore[misc]
-    """Ray Tune's side of the driver. It is never restored: the ledger knows more than Tune's snapshot."""
+    """Ray Tune's searcher: suggests, and hears of ends. Never restored: the ledger knows more than Tune's snapshot."""
 
     def __init__(self, driver: Driver) -> None:
         super().__init__()
@@ -163,11 +96,11 @@ class _Adapter(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         assert self._driver is not None
-        return self._driver.next_assignment(trial_id)
+        assignment = self._driver.next_assignment(trial_id)
+        return Searcher.FINISHED if assignment is None and self._driver.done() else assignment
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        assert self._driver is not None
-        self._driver.reported(trial_id, result)
+        """Nothing: the scheduler hears reports."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         assert self._driver is not None
@@ -180,13 +113,45 @@ class _Adapter(Searcher):  # type: ignore[misc]
         """Nothing: a session begins from the ledger."""
 
 
-def drive(sweep: Sweep, concurrency: int, console: Console) -> bool:
+class _Judge(FIFOScheduler):  # type: ignore[misc]
+    """Ray Tune's scheduler: hears reports, and stops trials that are given up."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()
+        self._driver: Driver | None = driver
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_driver": None}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        assert self._driver is not None
+        goes_on = self._driver.reported(trial.trial_id, result)
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Called at every step: also where somebody from outside is heard."""
+        assert self._driver is not None
+        _obey(self._driver)
+        return super().choose_trial_to_run(tune_controller)
+
+
+def _obey(driver: Driver) -> None:
+    """Do what `sweeps pause` or `sweeps stop` asks for."""
+    asked = driver.asked()
+    if asked == "pause":
+        driver.close("paused: asked to")
+    elif asked == "stop":
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
     """Run what is left of a sweep's trials, within a running Ray.
 
     Returns:
-        Whether all trials have ended; False after an interruption.
+        None if the sweep has ended, else why it has not.
     """
     with sweep.driving(), _interruptible() as asked:
+        sweep.set_ending(None)
         ledger = Ledger(sweep.folder, sweep.name, create=True)
         tracking = SweepTracking(sweep.home, sweep.name, sweep.about()["id"])
         recipe = sweep.recipe()
@@ -195,7 +160,8 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> bool:
         view: View = LiveView(console, sweep.name, tally) if console.is_terminal else PlainView(console, tally)
         try:
             _reconcile(sweep, ledger, tracking)
-            driver = Driver(sweep, ledger, tracking, view, concurrency)
+            data = describe_dataset(sweep.home, recipe.data)
+            driver = Driver(sweep, ledger, tracking, view, data, concurrency, _largest_machine())
             try:
                 if not asked.is_set():
                     _fit(sweep, recipe, driver)
@@ -205,8 +171,16 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> bool:
                 driver.interrupt()
         finally:
             view.close()
-            finished = conclude(recipe, ledger.entries(), tracking)
-    return finished
+            ending = "interrupted" if asked.is_set() else driver.ending or "ended"
+            sweep.set_ending(ending)
+            finished = conclude(recipe, ledger.entries(), tracking, ending)
+    return None if finished else ending
+
+
+def _largest_machine() -> dict[str, float]:
+    """Cores and GPUs that one trial can have at most."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return {name.lower(): max((node.get(name, 0.0) for node in alive), default=0.0) for name in ("CPU", "GPU")}
 
 
 def parent_params(recipe: Recipe) -> dict[str, Any]:
@@ -214,10 +188,10 @@ def parent_params(recipe: Recipe) -> dict[str, Any]:
     return {"data": recipe.data, **recipe.objective.model_dump(), **recipe.search.model_dump()}
 
 
-def conclude(recipe: Recipe, entries: list[Entry], tracking: SweepTracking) -> bool:
-    """Write to the tracking what it misses, and close the sweep's run; returns whether all trials have ended."""
+def conclude(recipe: Recipe, entries: list[Entry], tracking: SweepTracking, ending: str | None) -> bool:
+    """Write to the tracking what it misses, and close the sweep's run; returns whether the sweep has ended."""
     tracking.reconcile(entries)
-    finished = sum(entry.state != "running" for entry in entries) >= recipe.search.trials
+    finished = is_finished(recipe, entries, ending)
     best = max(entries, key=lambda entry: entry.joint, default=None)
     metrics = best.result.get("metrics", {}) if best is not None else {}
     tracking.end("FINISHED" if finished else "KILLED", {f"best_{k}": v for k, v in metrics.items()})
@@ -230,17 +204,17 @@ def close(sweep: Sweep) -> None:
         recipe, entries = sweep.recipe(), Ledger(sweep.folder, sweep.name).entries()
         tracking = SweepTracking(sweep.home, sweep.name, sweep.about()["id"])
         tracking.begin(parent_params(recipe))
-        conclude(recipe, entries, tracking)
+        conclude(recipe, entries, tracking, sweep.ending())
 
 
 def _fit(sweep: Sweep, recipe: Recipe, driver: Driver) -> None:
     session = len(list((sweep.folder / "ray").glob("session-*"))) + 1
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    resources = {"cpu": recipe.resources.cpu, "gpu": recipe.resources.gpu}
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, resources),
+        tune.with_resources(run_trial, _share),
         tune_config=tune.TuneConfig(
             search_alg=_Adapter(driver),
+            scheduler=_Judge(driver),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.config['number']:04d}",
@@ -265,11 +239,11 @@ def _reconcile(sweep: Sweep, ledger: Ledger, tracking: SweepTracking) -> None:
     tracking.reconcile(ledger.entries())
 
 
-def _plain(report: dict[str, Any]) -> dict[str, Any]:
-    """A report without what Ray adds to it."""
-    own = ("phase", "epoch", "epochs", "seconds", "learning_rate")
-    measured = ("train_", "base_", "original_", "streaming_", "stage_", "retention", "forgetting", "backward", "joint")
-    return {key: value for key, value in report.items() if key in own or key.startswith(measured)}
+def _share(assignment: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What of a machine a trial gets."""
+    return tune.PlacementGroupFactory(
+        [{name.upper(): share for name, share in assignment["resources"].items() if share}]
+    )
 
 
 @contextmanager

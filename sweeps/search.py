@@ -1,32 +1,28 @@
 """Which trial comes next. Pure decisions over the ledger: no Ray, no clock."""
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from itertools import chain, islice, product
-
-import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
+from statistics import median
+from typing import Any
 
 from senet.config import fingerprint
 from senet.errors import InputError
-from sweeps.config import Recipe, SearchConfig
+from sweeps.config import Recipe
+from sweeps.gain import next_base
 from sweeps.ledger import Entry, Ledger, running_trial
+from sweeps.samplers import Draw, Sampler, random_draws
 from sweeps.space import Params, Space
 
-# So often a suggestion is drawn anew because its base was begun already.
+# So often a suggestion is drawn anew because it repeats a configuration or a base.
 _DRAWS = 20
 # So often a suggestion is drawn anew because it does not fit, and so many random draws there are where none fits.
-_TRIES = 200
+TRIES = 200
 # So often the training of a base may fail before no further trial is given to it.
 _FAILURES = 2
-
-
-def make_sampler(name: str, seed: int) -> BaseSampler:
-    """A sampler by its name in a recipe."""
-    if name == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, multivariate=True, constant_liar=True)
+# So many configurations of a finite space are looked through for one that is left.
+_CELLS = 5000
 
 
 def base_of(space: Space, params: Params, seed: int | None = None) -> str:
@@ -34,61 +30,17 @@ def base_of(space: Space, params: Params, seed: int | None = None) -> str:
     return fingerprint(space.config(params, seed=seed).base_identity())
 
 
-def random_draws(space: Space, seed: int) -> Iterator[Params]:
-    """Configurations drawn independently of each other and of all trials: always the same ones."""
-    study = optuna.create_study(sampler=RandomSampler(seed=seed))
-    for _ in range(_TRIES):
-        yield dict(study.ask(space.distributions).params)
-
-
 def _everything(params: Params) -> bool:
     return True
-
-
-class Sampler:
-    """Draws configurations, given all trials so far.
-
-    It works on a copy of the study in memory, so that a draw that is not wanted leaves no trace in the ledger. Its
-    random state is made from the seed and the number of trials: a resumed sweep goes on as it would have.
-    """
-
-    def __init__(self, search: SearchConfig, space: Space, ledger: Ledger) -> None:
-        self._search, self._space = search, space
-        self._study = optuna.create_study(direction="maximize")
-        self._numbers: list[int] = []
-        for trial in ledger.trials():
-            self._numbers.append(len(self._study.get_trials(deepcopy=False)))
-            self._study.add_trial(trial)
-
-    def draw(self, fixed: Params, attempt: int = 0) -> Params:
-        """Parameters for the next trial: `fixed` as given, the others as the sampler proposes."""
-        seed = int(fingerprint([self._search.seed, len(self._numbers), attempt]), 16) % 2**31
-        self._study.sampler = make_sampler(self._search.sampler, seed)
-        self._study.enqueue_trial(fixed)
-        trial = self._study.ask(self._space.distributions)
-        # Samplers pass over failed trials: this one only carried the draw.
-        self._study.tell(trial, state=TrialState.FAIL)
-        return dict(trial.params)
-
-    def opened(self, params: Params) -> None:
-        """A trial with `params` has begun; its number is one more than the last one's."""
-        self._numbers.append(len(self._study.get_trials(deepcopy=False)))
-        self._study.add_trial(running_trial(params, self._space, {}))
-
-    def finished(self, number: int, joint: float | None) -> None:
-        """Trial `number` has ended, with an objective or without."""
-        trial = self._study.get_trials(deepcopy=False)[self._numbers[number]]
-        if not trial.state.is_finished():
-            state = TrialState.FAIL if joint is None else None
-            self._study.tell(trial.number, joint, state=state)
 
 
 class Suggester:
     """Chooses trials so that bases are shared.
 
     First the enqueued configurations: all with the first seed, then all with the next. Then, for every base of the
-    first seed that stands, streaming settings until it has `streams_per_base` of them; then a new base. A configuration
-    whose base another trial is training is held back while that lasts.
+    first seed that stands, streaming settings until it has `streams_per_base` of them; then a further setting for one
+    of the bases, or a new base, whichever has the larger expected gain a second (`sweeps.gain`). A configuration whose
+    base another trial is training is held back while that lasts.
 
     Args:
         fits: whether a configuration may be tried; decided by its model alone. It must hold for the enqueued ones, and
@@ -99,99 +51,189 @@ class Suggester:
         self, recipe: Recipe, space: Space, ledger: Ledger, fits: Callable[[Params], bool] = _everything
     ) -> None:
         self._recipe, self._space, self._ledger, self._fits = recipe, space, ledger, fits
-        self._sampler = Sampler(recipe.search, space, ledger)
+        self._sampler = Sampler(recipe.search, space, ledger.trials())
         first = enumerate(recipe.first_configurations(space, "recipe"))
-        self._first = [(i, seed, params) for seed, (i, params) in product(recipe.seeds(space), list(first))]
-        self._streams: Counter[str] = Counter()
-        self._bases: dict[str, Params] = {}
-        self._standing: set[str] = set()
+        self._waiting = {(i, seed): params for seed, (i, params) in product(recipe.seeds(space), list(first))}
+        self._memory = _Memory(space)
         self._training: dict[str, int] = {}
         self._unfinished: list[Entry] = []
-        self._enqueued: set[tuple[int, int]] = set()
-        self._failures: Counter[str] = Counter()
-        self._seen: list[Params] = []
         # Nothing can be started until a base stands or a trial ends: no use in drawing again and again.
         self._idle = False
-        self._opened = 0
+        self._closed = False
+        # Suggestions in a row that were answered from the ledger.
+        self._answers = 0
         for entry in ledger.entries():
             self._remember(entry)
 
     def done(self) -> bool:
         """Whether no trial is left to start."""
-        return not self._unfinished and self._opened >= self._recipe.search.trials
+        return self._closed or (not self._unfinished and self._memory.run >= self._recipe.search.trials)
+
+    def close(self) -> None:
+        """Start nothing more: the sweep is to drain."""
+        self._closed = True
 
     def next(self) -> Entry | None:
-        """The trial to start now, opened in the ledger; None: not now, a base must be trained first."""
+        """The trial to start now, opened in the ledger; None: not now, a base must be trained first.
+
+        An entry that is `answered` is closed already: its result is that of an earlier trial.
+        """
+        if self._closed:
+            return None
         for entry in self._unfinished:
-            if self._base_is_free(self._base(entry)):
+            if self._base_is_free(self._memory.base(entry)):
                 self._unfinished.remove(entry)
                 return self._started(entry)
-        if self._idle or self._opened >= self._recipe.search.trials:
+        if self._idle or self._memory.run >= self._recipe.search.trials:
             return None
-        waiting = [given for given in self._first if given[:2] not in self._enqueued]
-        for i, seed, params in waiting:
+        for (i, seed), params in self._waiting.items():
             if self._base_is_free(base_of(self._space, params, seed)):
                 return self._open(params, enqueued=i, seed=seed)
         # While enqueued configurations wait for their bases, nothing else may take their place in the budget.
-        if self._opened + len(waiting) >= self._recipe.search.trials:
+        if self._memory.run + len(self._waiting) >= self._recipe.search.trials:
             return None
-        for base, params in self._bases.items():
-            if base in self._standing and self._streams[base] < self._recipe.search.streams_per_base:
-                return self._open(self._new_stream(params))
-        return self._new_base()
+        if self._recipe.search.sampler == "grid":
+            return self._next_cell()
+        return self._stream_or_base()
+
+    def best(self) -> float:
+        """The largest joint value so far; −inf without one."""
+        return self._memory.best
 
     def base_stands(self, entry: Entry) -> None:
         """A trial has its base: others may stream on it."""
         self._idle = False
-        self._standing.add(self._base(entry))
+        self._memory.standing.add(self._memory.base(entry))
         self._release(entry.number)
 
-    def ended(self, number: int, joint: float | None) -> None:
-        """Trial `number` no longer runs; if it was training its base, another may."""
+    def ended(self, entry: Entry) -> None:
+        """A trial has been closed in the ledger; if it was training its base, another may."""
         self._idle = False
-        self._sampler.finished(number, joint)
-        self._release(number, failed=joint is None)
+        if entry.state == "pruned":
+            self._sampler.pruned(entry.number, entry.result["step"], entry.result["probe"])
+        else:
+            self._sampler.finished(entry.number, entry.joint if entry.state == "complete" else None)
+        self._memory.learn(entry)
+        self._release(entry.number, failed=entry.state == "failed")
 
-    def _new_stream(self, base_params: Params) -> Params:
-        """A streaming setting for a base, one that was not tried if one turns up."""
+    def given_back(self, entry: Entry) -> None:
+        """A trial has left its process without a result, and is to be started again."""
+        self._idle = False
+        self._release(entry.number)
+        self._unfinished.append(entry)
+
+    def _stream_or_base(self) -> Entry | None:
+        """A further streaming setting, or a new base."""
+        while (base := self._memory.next_to_stream_on(self._recipe.search.streams_per_base)) is not None:
+            entry = self._new_stream(base)
+            if entry is not None:
+                return entry
+            self._memory.exhausted.add(base)
+        return self._new_base()
+
+    def _new_stream(self, base: str) -> Entry | None:
+        """A streaming setting for a base, one that was not tried; None where none is left."""
+        fixed = self._memory.bases[base]
         for attempt in range(_DRAWS):
-            drawn = self._sampler.draw(base_params, attempt)
-            if drawn not in self._seen:
-                break
-        return drawn
+            draw = self._sampler.draw(fixed, attempt)
+            if not self._memory.knows(draw.params):
+                return self._open(draw.params, notes=draw.notes)
+            repeated = self._repeated(draw)
+            if repeated is not None:
+                return repeated
+        unseen = self._unseen(fixed) if self._space.is_finite() else None
+        return None if unseen is None else self._open(unseen)
 
     def _new_base(self) -> Entry | None:
-        """A suggestion on a base that nobody has begun; where none turns up, on one that stands."""
-        drawn: Params | None = None
-        fallback: Params | None = None
-        for drawn in self._fitting():
-            base = base_of(self._space, drawn)
-            if base not in self._bases:
-                return self._open(drawn)
-            if fallback is None and self._base_is_free(base) and self._failures[base] < _FAILURES:
-                fallback = drawn
-        if drawn is None:
+        """A suggestion on a base that nobody has begun; where none turns up, a setting for one that was."""
+        fallback: Draw | None = None
+        failed: Draw | None = None
+        draw: Draw | None = None
+        for draw in self._fitting():
+            base = base_of(self._space, draw.params)
+            if base not in self._memory.bases:
+                return self._open(draw.params, notes=draw.notes)
+            if not self._base_is_free(base):
+                continue
+            if self._memory.knows(draw.params):
+                repeated = self._repeated(draw)
+                if repeated is not None:
+                    return repeated
+            elif self._memory.failures[base] < _FAILURES:
+                fallback = fallback or draw
+            else:
+                failed = failed or draw
+        if draw is None:
             raise InputError("recipe: `constraints`: no configuration of `space` fits")
-        if fallback is None and not self._training:
+        if fallback is None and self._space.is_finite():
+            return self._next_cell()
+        if fallback is None and not self._memory.running:
             # No trial is under way that could bring another base: one that has failed is tried again.
-            fallback = drawn
+            fallback = failed
         if fallback is None:
             self._idle = True
             return None
-        return self._open(fallback)
+        return self._open(fallback.params, notes=fallback.notes)
 
-    def _fitting(self) -> Iterator[Params]:
+    def _next_cell(self) -> Entry | None:
+        """The next configuration of a finite space that was not tried and whose base is free."""
+        left = False
+        for params in islice(filter(self._fits, self._space.cells()), _CELLS):
+            if self._memory.knows(params):
+                continue
+            base = base_of(self._space, params)
+            if self._base_is_free(base) and self._memory.failures[base] < _FAILURES:
+                return self._open(params)
+            left = left or not self._base_is_free(base)
+        self._idle = True
+        # Nothing is left, and nothing will be: every configuration has been tried.
+        self._closed = not left and not self._unfinished
+        return None
+
+    def _repeated(self, draw: Draw) -> Entry | None:
+        """What becomes of a suggestion that repeats a finished configuration: as the recipe says."""
+        earlier = self._memory.finished.get(self._memory.key(draw.params))
+        if earlier is None or self._answers == _DRAWS:
+            return None
+        if self._recipe.search.repeats == "seed":
+            seed = self._memory.next_seed(draw.params)
+            return self._open(draw.params, seed=seed, notes=draw.notes)
+        entry = self._open(draw.params, notes=draw.notes, answers=earlier.number)
+        self._answers += 1
+        self._ledger.finish(entry.number, earlier.result | {"state": "answered", "seconds": 0.0, "base_reused": True})
+        closed = self._ledger.entry(entry.number)
+        self._sampler.finished(closed.number, closed.joint)
+        self._release(closed.number)
+        return closed
+
+    def _unseen(self, fixed: Params) -> Params | None:
+        """A configuration with `fixed` that was not tried."""
+        cells = islice(self._space.cells(fixed), _CELLS)
+        return next((params for params in cells if not self._memory.knows(params)), None)
+
+    def _fitting(self) -> Iterator[Draw]:
         """At most `_DRAWS` suggestions that fit: the sampler's, and random bases where it has too few."""
-        drawn = (self._sampler.draw({}, attempt) for attempt in range(_TRIES))
-        random = filter(self._fits, random_draws(self._space, self._recipe.search.seed))
-        bases = ({path: params[path] for path in self._space.base_paths()} for params in random)
+        drawn = (self._sampler.draw({}, attempt) for attempt in range(TRIES))
+        random = filter(self._fits, random_draws(self._space, self._recipe.search.seed, TRIES))
+        paths = self._space.base_paths()
+        bases = ({path: params[path] for path in paths if path in params} for params in random)
         completed = (self._sampler.draw(base, attempt) for attempt, base in enumerate(bases))
-        return islice(chain(filter(self._fits, drawn), completed), _DRAWS)
+        return islice(chain((draw for draw in drawn if self._fits(draw.params)), completed), _DRAWS)
 
-    def _open(self, params: Params, enqueued: int | None = None, seed: int | None = None) -> Entry:
-        entry = self._ledger.open(params, self._space, enqueued, seed)
-        self._sampler.opened(params)
+    def _open(
+        self,
+        params: Params,
+        enqueued: int | None = None,
+        seed: int | None = None,
+        notes: dict[str, Any] | None = None,
+        answers: int | None = None,
+    ) -> Entry:
+        entry = self._ledger.open(params, self._space, enqueued, seed, notes, answers)
+        self._sampler.opened(running_trial(params, self._space, {}, notes))
         self._count(entry)
+        if answers is not None:
+            return entry
+        self._answers = 0
         return self._started(entry)
 
     def _remember(self, entry: Entry) -> None:
@@ -199,25 +241,19 @@ class Suggester:
         self._count(entry)
         if entry.state == "running":
             self._unfinished.append(entry)
-        elif entry.result.get("base_key"):
-            self._standing.add(self._base(entry))
+            return
+        self._memory.learn(entry)
+        if entry.result.get("base_key"):
+            self._memory.standing.add(self._memory.base(entry))
 
     def _count(self, entry: Entry) -> None:
-        self._opened += 1
-        self._seen.append(entry.params)
-        base, seed = self._base(entry), self._space.seed if entry.seed is None else entry.seed
+        self._memory.add(entry)
         if entry.enqueued is not None:
-            self._enqueued.add((entry.enqueued, seed))
-        self._streams[base] += 1
-        if seed == self._space.seed:
-            self._bases.setdefault(base, {path: entry.params[path] for path in self._space.base_paths()})
-
-    def _base(self, entry: Entry) -> str:
-        return base_of(self._space, entry.params, entry.seed)
+            self._waiting.pop((entry.enqueued, self._memory.seed(entry)), None)
 
     def _started(self, entry: Entry) -> Entry:
-        base = self._base(entry)
-        if base not in self._standing:
+        base = self._memory.base(entry)
+        if base not in self._memory.standing:
             self._training[base] = entry.number
         return entry
 
@@ -228,4 +264,95 @@ class Suggester:
         for base, trainer in list(self._training.items()):
             if trainer == number:
                 del self._training[base]
-                self._failures[base] += failed
+                self._memory.failures[base] += failed
+
+
+class _Memory:
+    """What the trials so far say of configurations and bases."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self.run = 0
+        """trials that were begun, without those that were answered from the ledger or taken over"""
+        self.running: set[int] = set()
+        self.bases: dict[str, Params] = {}
+        """of the first seed, with their part of the parameters"""
+        self.standing: set[str] = set()
+        self.exhausted: set[str] = set()
+        """bases whose streaming settings have all been tried"""
+        self.failures: Counter[str] = Counter()
+        self.finished: dict[str, Entry] = {}
+        """the first complete trial of each configuration"""
+        self.best = -math.inf
+        self._streams: Counter[str] = Counter()
+        self._seeds: dict[str, set[int]] = defaultdict(set)
+        self._of: dict[int, tuple[str, str]] = {}
+        self._joints: dict[str, list[float]] = defaultdict(list)
+        self._base_seconds: list[float] = []
+        self._streaming_seconds: list[float] = []
+
+    def add(self, entry: Entry) -> None:
+        """A trial that was begun, in this session or an earlier one."""
+        key, base = self.key(entry.params), base_of(self._space, entry.params, entry.seed)
+        self._of[entry.number] = key, base
+        self._seeds[key].add(self.seed(entry))
+        if entry.answers is None:
+            self.run += 1
+            self.running.add(entry.number)
+            self._streams[base] += 1
+        if self.seed(entry) == self._space.seed:
+            paths = self._space.base_paths()
+            self.bases.setdefault(base, {path: entry.params[path] for path in paths if path in entry.params})
+
+    def learn(self, entry: Entry) -> None:
+        """A trial that has ended."""
+        self.running.discard(entry.number)
+        # What was answered from this ledger is known already.
+        if entry.state != "complete" and not isinstance(entry.answers, str):
+            return
+        key, base = self._of[entry.number]
+        self.finished.setdefault(key, entry)
+        self.best = max(self.best, entry.joint)
+        self._joints[base].append(entry.joint)
+        seconds = entry.result.get("stage_seconds", {})
+        if "streaming" in seconds:
+            self._streaming_seconds.append(seconds["streaming"])
+        if "base" in seconds:
+            self._base_seconds.append(seconds["base"])
+
+    def base(self, entry: Entry) -> str:
+        """What tells the base of a trial from others."""
+        return self._of[entry.number][1]
+
+    def seed(self, entry: Entry) -> int:
+        """The seed of a trial."""
+        return self._space.seed if entry.seed is None else entry.seed
+
+    def key(self, params: Params) -> str:
+        """What tells configurations from each other: those that only seem to differ have the same."""
+        config = self._space.config(params)
+        return fingerprint([config.base_identity(), config.streaming.model_dump(mode="json")])
+
+    def knows(self, params: Params) -> bool:
+        """Whether a configuration was begun."""
+        return self.key(params) in self._seeds
+
+    def next_seed(self, params: Params) -> int:
+        """A seed that a configuration was not tried with."""
+        return max(self._seeds[self.key(params)]) + 1
+
+    def next_to_stream_on(self, least: int) -> str | None:
+        """The base that the next streaming setting belongs to; None: a new base.
+
+        Args:
+            least: settings that every base gets before gains are compared.
+        """
+        open_bases = [base for base in self.bases if base in self.standing and base not in self.exhausted]
+        for base in open_bases:
+            if self._streams[base] < least:
+                return base
+        joints = {base: self._joints[base] for base in self.bases if self._joints[base]}
+        enough = len(joints) > 1 and any(len(found) > 1 for found in joints.values())
+        if not enough or not self._base_seconds or not self._streaming_seconds:
+            return None
+        return next_base(joints, open_bases, median(self._base_seconds), median(self._streaming_seconds))

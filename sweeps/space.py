@@ -1,6 +1,7 @@
 """The search space: dotted paths into the trial config, each with the values that it may take."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -24,6 +25,8 @@ class Space:
     """values of a complete or partial trial config"""
     distributions: dict[str, BaseDistribution]
     """by dotted path"""
+    conditions: dict[str, dict[str, tuple[Value, ...]]] = field(default_factory=dict)
+    """by path that not all configurations have: the values that other paths must have for it to be there"""
 
     @property
     def seed(self) -> int:
@@ -40,7 +43,36 @@ class Space:
     def defaults(self) -> Params:
         """For every path the value that the constants, or the config's own defaults, give it."""
         config = self.config({})
-        return {path: _value_at(config, path) for path in self.distributions}
+        return {path: value_at(config, path) for path in self.distributions}
+
+    def is_active(self, path: str, params: Params) -> bool:
+        """Whether a configuration that begins with `params` has a parameter at `path`."""
+        return all(
+            other in params and _among(params[other], values) for other, values in self.conditions.get(path, {}).items()
+        )
+
+    def only_active(self, params: Params) -> Params:
+        """`params` without those whose condition does not hold."""
+        kept: Params = {}
+        for path in self.distributions:
+            if path in params and self.is_active(path, kept):
+                kept[path] = params[path]
+        return kept
+
+    def is_finite(self) -> bool:
+        """Whether there are only so many configurations."""
+        return not any(isinstance(d, FloatDistribution) for d in self.distributions.values())
+
+    def cells(self, begun: Params | None = None) -> Iterator[Params]:
+        """All configurations of a finite space; those with the same base follow each other."""
+        begun = {} if begun is None else begun
+        order = sorted(self.distributions, key=lambda path: path.startswith("streaming."))
+        path = next((p for p in order if p not in begun and self.is_active(p, begun)), None)
+        if path is None:
+            yield {path: begun[path] for path in self.distributions if path in begun}
+            return
+        for value in _values(self.distributions[path]):
+            yield from self.cells(begun | {path: value})
 
     def base_paths(self) -> list[str]:
         """The paths that a base depends on."""
@@ -49,8 +81,14 @@ class Space:
 
 def parse_space(constants: dict[str, Any], entries: dict[str, Any], source: str) -> Space:
     """Validate a recipe's `space`. Raises InputError, one line that names source, path and value."""
-    distributions = {path: _distribution(path, entry, source) for path, entry in entries.items()}
-    space = Space(constants, distributions)
+    conditions = {path: entry["when"] for path, entry in entries.items() if isinstance(entry, dict) and "when" in entry}
+    plain = {
+        path: {key: value for key, value in entry.items() if key != "when"} if path in conditions else entry
+        for path, entry in entries.items()
+    }
+    distributions = {path: _distribution(path, entry, source) for path, entry in plain.items()}
+    when = {path: _condition(path, value, distributions, source) for path, value in conditions.items()}
+    space = Space(constants, distributions, when)
     for path, distribution in distributions.items():
         for value in _extremes(distribution):
             space.config({path: value}, f"{source}: `space.{path}`")
@@ -62,13 +100,33 @@ def complete(space: Space, entry: dict[str, Any], source: str) -> Params:
     for path in entry:
         if path not in space.distributions:
             raise InputError(f"{source}: `{path}` is not in `space`; there are: {', '.join(space.distributions)}")
-    params = space.defaults() | entry
+    params = space.only_active(space.defaults() | entry)
+    for path in entry:
+        if path not in params:
+            raise InputError(f"{source}: `{path}` does not exist here: {_in_words(space.conditions[path])}")
     for path, value in params.items():
         distribution = space.distributions[path]
         if not _contains(distribution, value):
             raise InputError(f"{source}: `{path}`: {value!r} is outside of {describe(distribution)}")
     space.config(params, source)
     return params
+
+
+def check_sampler(name: str, space: Space, source: str) -> None:
+    """Raise InputError where a sampler cannot search a space."""
+    if name == "grid":
+        for path, distribution in space.distributions.items():
+            if isinstance(distribution, FloatDistribution):
+                raise InputError(
+                    f"{source}: `search.sampler`: grid needs choices, but `space.{path}` is a range of reals"
+                )
+    if name == "cmaes":
+        words = [path for path, d in space.distributions.items() if isinstance(d, CategoricalDistribution)]
+        if words or space.conditions:
+            raise InputError(
+                f"{source}: `search.sampler`: cmaes needs ranges of numbers that all configurations have, but "
+                f"`space.{next(iter(words or space.conditions))}` is none; use tpe"
+            )
 
 
 def describe(distribution: BaseDistribution) -> str:
@@ -107,6 +165,36 @@ def _distribution(path: str, entry: Any, source: str) -> BaseDistribution:
         raise InputError(f"{where}: a number of `{kind}` is too large") from None
 
 
+def _condition(
+    path: str, when: Any, distributions: dict[str, BaseDistribution], source: str
+) -> dict[str, tuple[Value, ...]]:
+    """The values that other paths must have; those paths stand before this one, so that they are chosen first."""
+    where = f"{source}: `space.{path}`"
+    before = list(distributions)[: list(distributions).index(path)]
+    if not isinstance(when, dict) or not when:
+        raise InputError(
+            f"{where}: `when` must name a path and its values, such as {{model.name: senet18}}, not {when!r}"
+        )
+    found = {}
+    for other, wanted in when.items():
+        distribution = distributions.get(other) if other in before else None
+        if not isinstance(distribution, CategoricalDistribution):
+            raise InputError(
+                f"{where}: `when` needs a path of `space` with choices that stands before it, not `{other}`"
+            )
+        values = tuple(wanted) if isinstance(wanted, list) else (wanted,)
+        for value in values:
+            if not _contains(distribution, value):
+                raise InputError(f"{where}: `when.{other}`: {value!r} is outside of {describe(distribution)}")
+        found[other] = values
+    return found
+
+
+def _in_words(condition: dict[str, tuple[Value, ...]]) -> str:
+    parts = [f"`{path}` must be {' or '.join(map(repr, values))}" for path, values in condition.items()]
+    return " and ".join(parts)
+
+
 def _check_path(path: str, where: str) -> None:
     first, *rest = path.split(".")
     if first in _FIXED:
@@ -131,11 +219,21 @@ def _extremes(distribution: BaseDistribution) -> list[Value]:
     return [distribution.low, distribution.high]
 
 
+def _values(distribution: BaseDistribution) -> list[Value]:
+    """All values of a choice or a range of whole numbers."""
+    if isinstance(distribution, CategoricalDistribution):
+        return [value for value in distribution.choices if value is not None]
+    assert isinstance(distribution, IntDistribution)
+    return list(range(distribution.low, distribution.high + 1))
+
+
+def _among(value: Any, values: Sequence[Any]) -> bool:
+    return any(value == other and isinstance(value, str) == isinstance(other, str) for other in values)
+
+
 def _contains(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
-        return any(
-            value == choice and isinstance(value, str) == isinstance(choice, str) for choice in distribution.choices
-        )
+        return _among(value, distribution.choices)
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     return (
         isinstance(value, int | float)
@@ -151,7 +249,7 @@ def _with_value(values: dict[str, Any], path: list[str], value: Value) -> dict[s
     return values | {first: _with_value(values.get(first, {}), rest, value)}
 
 
-def _value_at(config: TrialConfig, path: str) -> Any:
+def value_at(config: TrialConfig, path: str) -> Any:
     value: Any = config
     for part in path.split("."):
         value = getattr(value, part)

@@ -5,8 +5,9 @@ from typing import Any
 from senet.data.catalogue import chance_topk, dataset_folder
 from senet.data.store import open_dataset
 from senet.errors import InputError
+from sweeps.booking import booked
 from sweeps.config import Recipe
-from sweeps.ledger import Entry, Ledger
+from sweeps.ledger import Entry, Ledger, is_finished
 from sweeps.sweep import Sweep
 
 Status = dict[str, Any]
@@ -15,7 +16,7 @@ Status = dict[str, Any]
 def sweep_status(sweep: Sweep) -> Status:
     """State, objective, bases, best trial, baseline and all trials of a sweep; plain values for JSON.
 
-    `state` is running, interrupted or finished. A trial that was running when its sweep was interrupted stays
+    `state` is running, paused, interrupted or finished. A trial that was running when its sweep was interrupted stays
     `running`: it goes on when the sweep is resumed.
     """
     recipe = sweep.recipe()
@@ -24,12 +25,14 @@ def sweep_status(sweep: Sweep) -> Status:
     entries = Ledger(sweep.folder, sweep.name).entries() if (sweep.folder / "ledger.db").exists() else []
     seed = recipe.parsed_space("recipe").seed if entries else 0
     trials = [_trial(sweep, entry, seed) for entry in entries]
-    ended = [trial for trial in trials if trial["state"] != "running"]
-    finished = len(ended) >= recipe.search.trials
+    ending = sweep.ending()
+    finished = is_finished(recipe, entries, ending)
+    stopped = "paused" if str(ending).startswith("paused") else "interrupted"
     reused = [trial for trial in trials if trial["base_reused"]]
     return {
         "name": sweep.name,
-        "state": "running" if driven and not finished else "finished" if finished else "interrupted",
+        "state": "running" if driven and not finished else "finished" if finished else stopped,
+        "ending": ending,
         "created": sweep.about()["created"],
         "data": recipe.data,
         "objective": {
@@ -45,6 +48,7 @@ def sweep_status(sweep: Sweep) -> Status:
         },
         "best": best_of(trials),
         "baseline": best_of([trial for trial in trials if trial["enqueued"]]),
+        "device_seconds": booked(entries),
         "trials": trials,
     }
 
@@ -70,6 +74,7 @@ def _trial(sweep: Sweep, entry: Entry, seed: int) -> Status:
         "base_reused": result.get("base_reused"),
         "seconds_saved": result.get("seconds_saved", 0.0),
         "seconds": result.get("seconds"),
+        "answers": entry.answers,
         "mlflow_run_id": entry.run_id,
         "error": result.get("error"),
     }

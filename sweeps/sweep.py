@@ -3,7 +3,8 @@
 sweep.json      id, creation time, versions
 recipe.yaml     the recipe, complete, as it was when the sweep began
 ledger.db       the Optuna study
-trials/0007/    result.json, progress.json, error.txt of trial 7
+trials/0007/    result.json, progress.json, error.txt of trial 7; attempt-1.json: of an attempt that was set aside
+driven.json, ending.json, asked.json      wall time so far, why the last session ended, what the driver is asked for
 leaderboard.csv, report.md, result.png    written at the end
 thesis/             tables, statements, figures and epoch times of a sweep over the thesis' grid
 """
@@ -24,6 +25,7 @@ from typing import Any
 
 from senet.data.store import check_name
 from senet.errors import InputError
+from senet.files import write_atomically
 from senet.yamlfile import read_mapping
 from sweeps.config import Recipe, dump_recipe, validate_recipe
 
@@ -65,6 +67,52 @@ class Sweep:
     def progress(self, number: int) -> dict[str, Any] | None:
         """The last report of trial `number`."""
         return _read_json(self.trial_folder(number) / "progress.json")
+
+    def extend(self, trials: int) -> None:
+        """Plan further trials, more than there are or were planned."""
+        recipe = self.recipe()
+        search = recipe.search.model_copy(update={"trials": recipe.search.trials + trials})
+        recipe = recipe.model_copy(update={"search": search})
+        write_atomically(self.folder / "recipe.yaml", dump_recipe(recipe).encode())
+        self.set_ending(None)
+
+    def attempts(self, number: int) -> list[dict[str, Any]]:
+        """What earlier attempts of trial `number` left that were set aside."""
+        found = [_read_json(path) for path in sorted(self.trial_folder(number).glob("attempt-*.json"))]
+        return [result for result in found if result is not None]
+
+    def set_attempt_aside(self, number: int) -> None:
+        """Make room for a further attempt of trial `number`."""
+        folder = self.trial_folder(number)
+        (folder / "result.json").rename(folder / f"attempt-{len(self.attempts(number)) + 1}.json")
+
+    def ending(self) -> str | None:
+        """Why the last session ended: `ended…` for good, `paused…` or `interrupted`; None: it runs, or was killed."""
+        return (_read_json(self.folder / "ending.json") or {}).get("reason")
+
+    def set_ending(self, reason: str | None) -> None:
+        """Write down why a session ends, or with None that one begins."""
+        if reason is None:
+            (self.folder / "ending.json").unlink(missing_ok=True)
+            (self.folder / "asked.json").unlink(missing_ok=True)
+        else:
+            write_atomically(self.folder / "ending.json", json.dumps({"reason": reason}).encode())
+
+    def asked(self) -> str | None:
+        """What `sweeps pause` or `sweeps stop` asks the driver for."""
+        return (_read_json(self.folder / "asked.json") or {}).get("asked")
+
+    def ask(self, what: str) -> None:
+        """Ask the driver to `pause` or to `stop`."""
+        write_atomically(self.folder / "asked.json", json.dumps({"asked": what}).encode())
+
+    def seconds_driven(self) -> float:
+        """Wall time of all sessions so far."""
+        return float((_read_json(self.folder / "driven.json") or {}).get("seconds", 0.0))
+
+    def note_seconds_driven(self, seconds: float) -> None:
+        """Write down the wall time of all sessions so far."""
+        write_atomically(self.folder / "driven.json", json.dumps({"seconds": seconds}).encode())
 
     @contextmanager
     def driving(self) -> Iterator[None]:

@@ -3,12 +3,14 @@
 import json
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from senet.config import TrialConfig
+from senet.config import StreamingConfig, TrialConfig
 from senet.data.catalogue import obtain_dataset
 from senet.errors import NonFiniteError
 from senet.files import write_atomically
@@ -38,7 +40,8 @@ def run_trial(assignment: dict[str, Any]) -> None:
     """Run the assigned trial and leave its result in its folder.
 
     A trial that fails says so in its result and ends in peace: Ray would only run it again. If the process dies, Ray
-    starts the trial anew, and it goes on from the last epoch.
+    starts the trial anew, and it goes on from the last epoch. A trial that is given up leaves here by SystemExit, which
+    the report raises; the driver then writes its result.
     """
     folder = Path(assignment["folder"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,20 +50,56 @@ def run_trial(assignment: dict[str, Any]) -> None:
         tune.report({"phase": "end"})
         return
     start = time.monotonic()
+    stages = Stages()
     result: dict[str, Any] = {"state": "failed", "history": []}
     try:
-        _both_phases(assignment, folder, result)
+        _both_phases(assignment, folder, result, stages)
     except Exception as error:  # noqa: BLE001 Whatever it is, it is this trial's result.
         (folder / "error.txt").write_text(traceback.format_exc())
-        kind = "non-finite" if isinstance(error, NonFiniteError) else "error"
-        reason = str(error).partition("\n")[0]
-        result["error"] = f"{kind}: {reason}" if kind == "non-finite" else f"{kind}: {type(error).__name__}: {reason}"
-    result["seconds"] = time.monotonic() - start
+        result["error"] = failure(error)
+    result |= {"seconds": time.monotonic() - start, "stage_seconds": stages.seconds()}
     write_atomically(folder / "result.json", json.dumps(result).encode())
     tune.report({"phase": "end"})
 
 
-def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any]) -> None:
+def failure(error: Exception) -> str:
+    """What a trial failed of, in a line that begins with its class: non-finite, out of memory or error."""
+    reason = str(error).partition("\n")[0]
+    if isinstance(error, NonFiniteError):
+        return f"non-finite: {reason}"
+    memory = isinstance(error, MemoryError) or "out of memory" in reason or "can't allocate memory" in reason
+    return f"out of memory: {reason}" if memory else f"error: {type(error).__name__}: {reason}"
+
+
+class Stages:
+    """Seconds that a trial spends in each stage: base, probe, streaming."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._stage, self._since = "base", time.monotonic()
+
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        """What happens within belongs to `stage`, and not to the one around it."""
+        outer = self._stage
+        self._turn_to(stage)
+        try:
+            yield
+        finally:
+            self._turn_to(outer)
+
+    def seconds(self) -> dict[str, float]:
+        """By stage, until now."""
+        self._turn_to(self._stage)
+        return dict(self._seconds)
+
+    def _turn_to(self, stage: str) -> None:
+        now = time.monotonic()
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+
+
+def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any], stages: Stages) -> None:
     """Fill `result` as it comes: a trial that fails while streaming still has its base."""
     # torch is for the worker: the driver, which only names this function, does without it.
     from senet.device import make_runtime
@@ -73,25 +112,40 @@ def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any
     config = TrialConfig.model_validate(assignment["config"])
     dataset = for_protocol(config, normalised_for(config, obtain_dataset(home, config.data)))
     # Without a GPU share Ray hides no GPU: the share decides, not what can be seen.
-    runtime = make_runtime("cuda" if assignment["gpu"] else "cpu", config.precision)
-
-    def on_epoch(report: dict[str, Any]) -> None:
-        write_atomically(folder / "progress.json", json.dumps(report).encode())
-        tune.report(report)
-
+    runtime = make_runtime("cuda" if assignment["resources"]["gpu"] else "cpu", config.precision)
     bases = BaseStore(home / "bases")
-    key, base, reused = bases.obtain(config, dataset, runtime, on_epoch, assignment["trainer"])
+    rungs = dict(assignment["rungs"])
+    probed = config.model_copy(update={"streaming": StreamingConfig.model_validate(assignment["probe"])})
+    trained: list[dict[str, Any]] = []
+
+    def say(report: dict[str, Any]) -> None:
+        spent = {f"spent_{stage}": seconds for stage, seconds in stages.seconds().items()}
+        write_atomically(folder / "progress.json", json.dumps(report | spent).encode())
+        tune.report(report | spent)
+
+    def on_base_epoch(report: dict[str, Any]) -> None:
+        if report["epoch"] in rungs:
+            with stages.of("probe"):
+                probe = bases.probe(probed, dataset, runtime, report["epoch"])
+            if probe is not None:
+                report = report | {"rung": rungs[report["epoch"]], **probe}
+        trained.append(report)
+        say(report)
+
+    key, base, reused = bases.obtain(config, dataset, runtime, on_base_epoch, assignment["trainer"])
     ready = {"base_key": key, "base_reused": reused, "seconds_saved": base.seconds if reused else 0.0}
-    result |= ready | {"history": base.history, "environment": runtime.identity()}
-    on_epoch({**base.history[-1], **ready, "phase": "ready"})
-    if config.streaming.ewc:
-        base = bases.with_importance(key, base, config, dataset, runtime)
-    streamed = stream(config, base, dataset, runtime, on_epoch, folder / "streaming.pt")
+    history = base.history if reused else trained or base.history
+    result |= ready | {"history": history, "environment": runtime.identity()}
+    say({**base.history[-1], **ready, "phase": "ready"})
+    with stages.of("streaming"):
+        if config.streaming.ewc:
+            base = bases.with_importance(key, base, config, dataset, runtime)
+        streamed = stream(config, base, dataset, runtime, say, folder / "streaming.pt")
     (folder / "streaming.pt").unlink(missing_ok=True)
     last = base.history[-1] | streamed.history[-1]
     result |= {
         "state": "complete",
         "metrics": {name: last[name] for name in METRICS if name in last},
-        "history": base.history + streamed.history,
+        "history": history + streamed.history,
         "error": None,
     }

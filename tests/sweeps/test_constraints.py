@@ -19,7 +19,8 @@ from sweeps.cli import main
 from sweeps.config import Recipe, dump_recipe, load_recipe, validate_recipe
 from sweeps.constraints import Constraints
 from sweeps.ledger import Entry, Ledger
-from sweeps.search import Suggester, base_of, random_draws
+from sweeps.samplers import random_draws
+from sweeps.search import TRIES, Suggester, base_of
 from sweeps.space import Params
 from tests.conftest import merged, refusal
 
@@ -69,7 +70,7 @@ def tried(recipe: Recipe, folder: Path, fits: Callable[[Params], bool], joint: f
             suggester.base_stands(entry)
             base = base_of(space, entry.params, entry.seed)
             ledger.finish(entry.number, {"state": "complete", "base_key": base, "metrics": {"joint": joint}})
-        suggester.ended(entry.number, joint)
+        suggester.ended(ledger.entry(entry.number))
     assert suggester.done()
     return entries
 
@@ -105,7 +106,7 @@ def test_only_what_fits_is_tried(tmp_path: Path) -> None:
 
 def test_one_that_fits_is_found_among_very_many(tmp_path: Path) -> None:
     recipe = recipe_of(space={"model.width": {"int": [1, 10**6]}}, search={"trials": 2})
-    only = [draw["model.width"] for draw in random_draws(recipe.parsed_space("r"), recipe.search.seed)][-1]
+    only = [draw["model.width"] for draw in random_draws(recipe.parsed_space("r"), recipe.search.seed, TRIES)][-1]
     entries = tried(recipe, tmp_path, lambda params: params["model.width"] == only)
     assert [entry.params["model.width"] for entry in entries] == [only] * 2
 

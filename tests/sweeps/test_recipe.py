@@ -34,7 +34,7 @@ RECIPE: dict[str, Any] = {
         ({"search": {"trails": 3}}, "unknown key `search.trails`"),
         ({"search": {"trials": "many"}}, "`search.trials`: should be a valid integer, but got 'many'"),
         ({"search": {"trials": 0}}, "`search.trials`: should be greater than 0, but got 0"),
-        ({"search": {"sampler": "magic"}}, "`search.sampler`: should be 'tpe' or 'random', but got 'magic'"),
+        ({"search": {"sampler": "magic"}}, "`search.sampler`: should be 'tpe', 'gp', 'cmaes', 'nsga2', 'qmc', 'random' or 'grid'"),
         ({"resources": {"gpu": -1}}, "`resources.gpu`: should be greater than or equal to 0, but got -1"),
         ({"objective": {"original_weight": 1.5}}, "`objective.original_weight`: should be less than or equal to 1"),
         ({"config": {"model": {"widht": 3}}}, "`config`: unknown key `model.widht`"),

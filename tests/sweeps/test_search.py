@@ -44,8 +44,14 @@ class Search:
 
     def end(self, entry: Entry, joint: float = 0.5) -> None:
         metrics = {"joint": joint - abs(entry.params["streaming.learning_rate"] - 0.02)}  # type: ignore[operator]
-        self.ledger.finish(entry.number, {"state": "complete", "base_key": self.base(entry), "metrics": metrics})
-        self.suggester.ended(entry.number, metrics["joint"])
+        self.close(entry, {"state": "complete", "base_key": self.base(entry), "metrics": metrics})
+
+    def fail(self, entry: Entry) -> None:
+        self.close(entry, {"state": "failed", "error": "error: x"})
+
+    def close(self, entry: Entry, result: dict[str, Any]) -> None:
+        self.ledger.finish(entry.number, result)
+        self.suggester.ended(self.ledger.entry(entry.number))
 
     def run_all(self) -> list[Entry]:
         """One trial at a time to the end."""
@@ -145,8 +151,7 @@ def test_a_failed_base_is_tried_by_the_next(tmp_path: Path) -> None:
     search = Search(tmp_path)
     first = search.suggester.next()
     assert first is not None
-    search.ledger.finish(first.number, {"state": "failed", "error": "error: x"})
-    search.suggester.ended(first.number, None)
+    search.fail(first)
     second = search.suggester.next()
     assert second is not None
     assert second.enqueued == 1
@@ -215,8 +220,7 @@ def test_a_base_that_always_fails_gets_two_trials(tmp_path: Path) -> None:
     while (entry := search.suggester.next()) is not None:
         bad = bad or search.base(entry)
         if search.base(entry) == bad:
-            search.ledger.finish(entry.number, {"state": "failed", "error": "error: x"})
-            search.suggester.ended(entry.number, None)
+            search.fail(entry)
         else:
             search.stands(entry)
             search.end(entry)

@@ -1,0 +1,64 @@
+"""Commands that look at, or speak to, a sweep that is driven elsewhere: `pause`, `stop`, `logs`."""
+
+import json
+import time
+from argparse import Namespace
+
+from senet.errors import InputError
+from senet.home import home
+from sweeps.sweep import Sweep, find_sweep
+
+# A driver looks several times a second; a trial that is cut off ends with its epoch.
+_PATIENCE_SECONDS = 60
+
+
+def pause(arguments: Namespace) -> int:
+    """Let running trials end, begin no further one."""
+    sweep = _driven(arguments.name)
+    sweep.ask("pause")
+    print(f"sweep {sweep.name} begins no further trial; watch it: sweeps status {sweep.name}")
+    return 0
+
+
+def stop(arguments: Namespace) -> int:
+    """Interrupt a sweep, as Ctrl-C does where it runs, and wait for its end."""
+    sweep = _driven(arguments.name)
+    sweep.ask("stop")
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while sweep.is_driven():
+        if time.monotonic() > deadline:
+            print(f"sweep {sweep.name} has been asked to stop, but still runs; watch it: sweeps status {sweep.name}")
+            return 1
+        time.sleep(0.2)
+    print(f"stopped sweep {sweep.name}; go on: sweeps resume {sweep.name}")
+    return 0
+
+
+def logs(arguments: Namespace) -> int:
+    """Print a trial's epochs and, if it failed, why."""
+    sweep = find_sweep(home(), arguments.name)
+    folder = sweep.trial_folder(arguments.trial)
+    if not folder.is_dir():
+        raise InputError(
+            f"sweep `{sweep.name}` has no trial {arguments.trial} that has begun; see: sweeps status {sweep.name}"
+        )
+    result = sweep.result(arguments.trial)
+    progress = sweep.progress(arguments.trial)
+    for report in result.get("history", []) if result is not None else [progress] if progress is not None else []:
+        print(json.dumps(report))
+    for path in sorted(folder.glob("attempt-*.json")):
+        print(f"{path.name}: {json.loads(path.read_text()).get('error')}")
+    if result is None:
+        print(f"trial {arguments.trial}: running, or interrupted; its last report is above")
+        return 0
+    print(f"trial {arguments.trial}: {result['state']}, {result.get('error') or result.get('metrics')}")
+    if (folder / "error.txt").exists():
+        print((folder / "error.txt").read_text(), end="")
+    return 0
+
+
+def _driven(name: str) -> Sweep:
+    sweep = find_sweep(home(), name)
+    if not sweep.is_driven():
+        raise InputError(f"sweep `{name}` is not running; see: sweeps status {name}")
+    return sweep

@@ -1,0 +1,223 @@
+"""Tells suggester, ledger, tracking and view what happens to the trials of one session; knows no Ray."""
+
+import json
+import re
+import time
+from collections import deque
+from typing import Any
+
+from senet.data.catalogue import Description
+from senet.files import write_atomically
+from sweeps.booking import device_seconds, stage_seconds
+from sweeps.config import Recipe
+from sweeps.constraints import Constraints
+from sweeps.ledger import Entry, Ledger, Result
+from sweeps.progress import View
+from sweeps.pruning import Pruner, Verdict, rungs_of
+from sweeps.search import Suggester
+from sweeps.space import Space
+from sweeps.sweep import Sweep
+from sweeps.tracking import SweepTracking
+
+# A trial that ran out of memory is tried once more with so many times the share.
+_LARGER_SHARE = 2
+_LOST = "lost: the trial's process died three times"
+
+
+class Driver:
+    """One session of a sweep.
+
+    Args:
+        concurrency: trials at a time.
+        largest: cores and GPUs of the largest machine: what one trial can have at most.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        ledger: Ledger,
+        tracking: SweepTracking,
+        view: View,
+        data: Description,
+        concurrency: int,
+        largest: dict[str, float],
+    ) -> None:
+        self._sweep, self._ledger, self._tracking, self._view = sweep, ledger, tracking, view
+        self._recipe: Recipe = sweep.recipe()
+        self._sweep_id = sweep.about()["id"]
+        self._space: Space = self._recipe.parsed_space("recipe")
+        self._constraints = Constraints(self._recipe, self._space, data)
+        self._suggester = Suggester(self._recipe, self._space, ledger, self._constraints.fits)
+        pruning = self._recipe.search.pruning
+        self._pruner = None if pruning is None else Pruner(pruning, ledger.entries())
+        # All bases are probed alike, whatever their trials' own streaming settings are.
+        self._probe = self._space.config({}).streaming.model_dump(mode="json")
+        self._probe |= {} if pruning is None else {"epochs": pruning.probe_epochs, "stages": 1}
+        self._concurrency, self._largest = concurrency, largest
+        self._live: dict[str, Entry] = {}
+        self._reports: dict[str, list[dict[str, Any]]] = {}
+        self._given_up: dict[str, Verdict] = {}
+        self._shares: dict[int, dict[str, float]] = {}
+        self._failures: deque[str] = deque(maxlen=self._recipe.search.alike_failures)
+        self._device_seconds = device_seconds(ledger.entries())
+        self._earlier_seconds, self._start = sweep.seconds_driven(), time.monotonic()
+        self.ending: str | None = None
+        """why no further trial is begun before all planned ones were, if so"""
+
+    def next_assignment(self, trial_id: str) -> dict[str, Any] | None:
+        """What Ray's trial `trial_id` shall do; None: ask again later, unless all is `done`."""
+        self._keep_to_budget()
+        if len(self._live) >= self._concurrency:
+            return None
+        entry = self._suggester.next()
+        while entry is not None and entry.state == "answered":
+            self._told(self._with_run(entry))
+            entry = self._suggester.next()
+        if entry is None:
+            return None
+        entry = self._with_run(entry)
+        self._live[trial_id] = entry
+        self._reports[trial_id] = []
+        self._view.started(entry)
+        config = self._space.config(entry.params, seed=entry.seed)
+        return {
+            "number": entry.number,
+            "config": config.model_dump(mode="json"),
+            "home": str(self._sweep.home),
+            "folder": str(self._sweep.trial_folder(entry.number)),
+            "resources": self._shares.get(entry.number, self._recipe.resources.model_dump()),
+            "trainer": f"{self._sweep_id}/{entry.number}",
+            "rungs": list(self._rungs(entry).items()),
+            "probe": self._probe,
+        }
+
+    def done(self) -> bool:
+        """Whether no trial is left to start."""
+        return self._suggester.done()
+
+    def asked(self) -> str | None:
+        """What somebody from outside asks for."""
+        return self._sweep.asked()
+
+    def close(self, reason: str) -> None:
+        """Begin no further trial."""
+        if self.ending is None:
+            self.ending = reason
+            self._suggester.close()
+
+    def reported(self, trial_id: str, report: dict[str, Any]) -> bool:
+        """A trial has its base, or has finished an epoch. Returns whether it goes on."""
+        entry = self._live[trial_id]
+        self._view.reported(entry.number, report)
+        if report["phase"] == "ready":
+            self._suggester.base_stands(entry)
+        elif report["phase"] != "end":
+            self._reports[trial_id].append(_plain(report))
+            self._tracking.log_epoch(entry, self._reports[trial_id][-1])
+            verdict = None if self._pruner is None else self._pruner.judge(entry, report)
+            if verdict is not None:
+                self._given_up[trial_id] = verdict
+                return False
+        return True
+
+    def ended(self, trial_id: str, died: bool) -> None:
+        """A trial has left its process: with a result, given up, because the process died, or because all stops."""
+        entry = self._live.pop(trial_id)
+        result = self._sweep.result(entry.number)
+        verdict, reports = self._given_up.pop(trial_id, None), self._reports.pop(trial_id)
+        if result is None and verdict is not None:
+            result = self._given_up_result(entry, verdict, reports)
+        if result is None and not died:
+            # Interrupted: it goes on when the sweep is resumed.
+            self._tracking.kill_trial(entry)
+            return
+        result = result or {"state": "failed", "error": _LOST, "seconds": 0.0}
+        if self._tries_again(entry, result):
+            return
+        earlier = self._sweep.attempts(entry.number)
+        self._ledger.finish(entry.number, result | ({"attempts": earlier} if earlier else {}))
+        closed = self._ledger.entry(entry.number)
+        self._suggester.ended(closed)
+        self._told(closed)
+        self._device_seconds += device_seconds([closed])
+        self._sweep.note_seconds_driven(self._seconds())
+        self._break_circuit(closed)
+
+    def interrupt(self) -> None:
+        """Close the runs of trials that are still running."""
+        for trial_id in list(self._live):
+            self.ended(trial_id, died=False)
+        self._sweep.note_seconds_driven(self._seconds())
+
+    def _with_run(self, entry: Entry) -> Entry:
+        """`entry` with its tracking run, written down."""
+        run_id = self._tracking.begin_trial(entry)
+        if run_id is None or run_id == entry.run_id:
+            return entry
+        self._ledger.set_run(entry.number, run_id)
+        return self._ledger.entry(entry.number)
+
+    def _told(self, closed: Entry) -> None:
+        self._tracking.end_trial(closed)
+        self._view.ended(closed)
+
+    def _rungs(self, entry: Entry) -> dict[int, int]:
+        pruning = self._recipe.search.pruning
+        if pruning is None or not pruning.rungs:
+            return {}
+        cost = self._constraints.relative_cost(entry.params) if pruning.equal_cost else 1.0
+        return rungs_of(pruning, self._space.config(entry.params).base.epochs, cost)
+
+    def _given_up_result(self, entry: Entry, verdict: Verdict, reports: list[dict[str, Any]]) -> Result:
+        """What a trial that was given up leaves, written down as if it had done so itself."""
+        spent = stage_seconds(reports[-1])
+        result = verdict.result() | {"history": reports, "stage_seconds": spent, "seconds": sum(spent.values())}
+        write_atomically(self._sweep.trial_folder(entry.number) / "result.json", json.dumps(result).encode())
+        return result
+
+    def _tries_again(self, entry: Entry, result: Result) -> bool:
+        """Give a trial that ran out of memory back once, to be started with a larger share if there is one."""
+        if not str(result.get("error")).startswith("out of memory") or self._sweep.attempts(entry.number):
+            return False
+        now = self._recipe.resources.model_dump()
+        more = {
+            name: min(_LARGER_SHARE * share, self._largest.get(name, share)) if share < 1 or name == "cpu" else share
+            for name, share in now.items()
+        }
+        if more == now:
+            return False
+        self._sweep.set_attempt_aside(entry.number)
+        self._shares[entry.number] = more
+        self._suggester.given_back(entry)
+        return True
+
+    def _break_circuit(self, closed: Entry) -> None:
+        if closed.state != "failed":
+            self._failures.clear()
+            return
+        # Numbers tell failures of one kind apart.
+        self._failures.append(re.sub(r"\d+(\.\d+)?", "#", str(closed.result.get("error"))))
+        if len(self._failures) == self._failures.maxlen and len(set(self._failures)) == 1:
+            self.close(f"paused: the last {len(self._failures)} trials failed alike: {closed.result['error']}")
+
+    def _keep_to_budget(self) -> None:
+        budget = self._recipe.search.budget
+        if budget.hours is not None and self._seconds() >= 3600 * budget.hours:
+            self.close(f"ended: {budget.hours:g} hours have passed (`search.budget.hours`)")
+        if budget.device_hours is not None and self._device_seconds >= 3600 * budget.device_hours:
+            self.close(f"ended: {budget.device_hours:g} device-hours are used (`search.budget.device_hours`)")
+        if budget.target is not None and self._suggester.best() >= budget.target:
+            self.close(f"ended: the joint value {budget.target:g} is reached (`search.budget.target`)")
+
+    def _seconds(self) -> float:
+        return self._earlier_seconds + time.monotonic() - self._start
+
+
+def _plain(report: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a report, without what Ray adds to it."""
+    own = ("phase", "epoch", "epochs", "seconds", "learning_rate", "rung")
+    measured = (
+        *("train_", "base_", "original_", "streaming_", "stage_", "retention", "forgetting", "backward", "joint"),
+        *("probe_", "spent_"),
+    )
+    return {key: value for key, value in report.items() if key in own or key.startswith(measured)}

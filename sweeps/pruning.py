@@ -1,0 +1,95 @@
+"""When the training of a base is given up: where it fails to learn, or where its probe is not among the best.
+
+A probe is a short streaming phase from a base in the making. Base accuracy itself ranks nothing: in the thesis' table 4
+the winner is fifth of ten on it.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from sweeps.config import PruningConfig
+from sweeps.ledger import Entry
+
+# A median of fewer other bases says little.
+_LEAST_OTHERS = 4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why, and where, a base was given up."""
+
+    step: int
+    """base epoch"""
+    reason: str
+    probe: dict[str, float] | None
+    """joint, original and streaming accuracy of the probe, if one decided"""
+
+    def result(self) -> dict[str, Any]:
+        """What a trial that was given up leaves."""
+        return {"state": "pruned", "stage": "base", "step": self.step, "error": self.reason, "probe": self.probe}
+
+
+class Pruner:
+    """Judges every report of a base phase against those of other bases at the same epoch or rung."""
+
+    def __init__(self, config: PruningConfig, earlier: list[Entry]) -> None:
+        self._config = config
+        self._topk: dict[int, dict[int, float]] = defaultdict(dict)
+        self._probes: dict[int, dict[int, float]] = defaultdict(dict)
+        for entry in earlier:
+            if entry.answers is None and entry.result.get("base_reused") is not True:
+                for report in entry.result.get("history", []):
+                    self._note(entry.number, report)
+
+    def judge(self, entry: Entry, report: dict[str, Any]) -> Verdict | None:
+        """Whether the trial that reports is given up; None: it goes on."""
+        if report["phase"] != "base":
+            return None
+        self._note(entry.number, report)
+        if entry.enqueued is not None:
+            return None
+        return self._fails_to_learn(entry.number, report) or self._is_outranked(entry.number, report)
+
+    def _note(self, number: int, report: dict[str, Any]) -> None:
+        if report["phase"] != "base":
+            return
+        self._topk[report["epoch"]][number] = report["base_topk"]
+        if "rung" in report:
+            self._probes[report["rung"]][number] = report["probe_joint"]
+
+    def _fails_to_learn(self, number: int, report: dict[str, Any]) -> Verdict | None:
+        others = [value for other, value in self._topk[report["epoch"]].items() if other != number]
+        if len(others) < _LEAST_OTHERS:
+            return None
+        middle, value = median(others), report["base_topk"]
+        if value >= middle - self._config.margin:
+            return None
+        reason = f"fails to learn: base top-k {100 * value:.1f}, the median of {len(others)} others {100 * middle:.1f}"
+        return Verdict(report["epoch"], f"{reason}, after base epoch {report['epoch']}", None)
+
+    def _is_outranked(self, number: int, report: dict[str, Any]) -> Verdict | None:
+        """Asynchronous successive halving (Li et al. 2020) on the probes of one rung."""
+        if "rung" not in report:
+            return None
+        values = self._probes[report["rung"]].values()
+        places = len(values) // self._config.reduction_factor
+        own = report["probe_joint"]
+        better = sum(value > own for value in values)
+        if not places or better < places:
+            return None
+        reason = f"probe after base epoch {report['epoch']}: joint {100 * own:.1f}, place {better + 1} of {len(values)}"
+        probe = {name: report[f"probe_{name}"] for name in ("joint", "original_topk", "streaming_topk")}
+        return Verdict(report["epoch"], reason, probe)
+
+
+def rungs_of(config: PruningConfig, epochs: int, relative_cost: float) -> dict[int, int]:
+    """The base epochs after which a network is probed, with the rung that each is.
+
+    Args:
+        epochs: of the base phase; a rung at its end or beyond would judge nothing.
+        relative_cost: FLOPs of the network over those of the reference, if costs are to be equal, else 1.
+    """
+    placed = {max(1, round(rung / relative_cost)): rung for rung in config.rungs}
+    return {epoch: rung for epoch, rung in placed.items() if epoch < epochs}

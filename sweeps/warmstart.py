@@ -1,0 +1,57 @@
+"""What an earlier sweep has found, taken over by a new one."""
+
+from typing import Any
+
+from senet.config import TrialConfig
+from senet.errors import InputError
+from sweeps.ledger import Entry, Ledger
+from sweeps.space import Params, Space, complete, value_at
+from sweeps.sweep import Sweep
+
+_NAMED = 3
+
+
+def take_over(sweep: Sweep, other: Sweep) -> str:
+    """Write the complete trials of `other` that `sweep` could have run itself into its ledger, as answered.
+
+    A trial fits if the new space with some parameters gives the same config on the same data, objective included.
+
+    Returns:
+        What was taken and what was left out, with the reasons, in a line.
+    """
+    space, other_space = (s.recipe().parsed_space("recipe") for s in (sweep, other))
+    same_data = sweep.about()["data_fingerprint"] == other.about()["data_fingerprint"]
+    ledger = Ledger(sweep.folder, sweep.name, create=True)
+    taken, left_out = 0, []
+    for entry in Ledger(other.folder, other.name).entries():
+        if entry.state != "complete":
+            continue
+        try:
+            if not same_data:
+                raise InputError("it was trained on other data")
+            params = _fitted(space, other_space.config(entry.params, seed=entry.seed))
+            _add(ledger, space, params, entry, other.name)
+            taken += 1
+        except InputError as error:
+            left_out.append(f"trial {entry.number}: {error}")
+    told = f"took over {taken} trials of {other.name}"
+    if left_out:
+        more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+        told += f", left out {len(left_out)}: {'; '.join(left_out[:_NAMED])}{more}"
+    return told
+
+
+def _fitted(space: Space, config: TrialConfig) -> Params:
+    """The parameters with which `space` gives `config`. Raises InputError where there are none."""
+    wanted: dict[str, Any] = {path: value_at(config, path) for path in space.distributions}
+    params = complete(space, space.only_active(wanted), "this sweep")
+    found = space.config(params, seed=config.seed).model_dump()
+    for key, value in config.model_dump().items():
+        if key != "data" and found[key] != value:
+            raise InputError(f"`{key}` is {value} there, and {found[key]} here")
+    return params
+
+
+def _add(ledger: Ledger, space: Space, params: Params, entry: Entry, name: str) -> None:
+    opened = ledger.open(params, space, seed=entry.seed, answers=f"{name}/{entry.number}")
+    ledger.finish(opened.number, entry.result | {"state": "answered", "seconds": 0.0, "seconds_saved": 0.0})
