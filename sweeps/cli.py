@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 from senet.command import Parser, run_command
 
-
 _Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 

@@ -1,0 +1,208 @@
+"""Searches in virtual time: suggester and pruner against recorded or made-up learning curves, without Ray.
+
+Thousands of trials take seconds, and every decision can be told exactly.
+"""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, Protocol
+
+from optuna.trial import FrozenTrial
+
+from sweeps.config import Recipe
+from sweeps.ledger import Entry, Result
+from sweeps.pruning import Pruner, rungs_of
+from sweeps.search import Suggester, base_of
+from sweeps.space import Params, Space
+
+
+class World(Protocol):
+    """What trials would come to, and what they would cost."""
+
+    def base_topk(self, params: Params, seed: int) -> list[float]:
+        """Base accuracy after every epoch."""
+
+    def epoch_seconds(self, params: Params) -> float:
+        """Of the base phase."""
+
+    def streamed(self, params: Params, seed: int) -> dict[str, float]:
+        """joint, original_topk and streaming_topk after the whole trial."""
+
+    def streaming_seconds(self, params: Params) -> float:
+        """Of the streaming phase."""
+
+    def probe(self, params: Params, seed: int, epoch: int) -> dict[str, float]:
+        """joint, original_topk and streaming_topk of a probe after a base epoch."""
+
+    def probe_seconds(self, params: Params) -> float:
+        """Of one probe."""
+
+
+@dataclass
+class MemoryLedger:
+    """A ledger that is forgotten at the end."""
+
+    written: list[Entry] = field(default_factory=list)
+
+    def trials(self) -> list[FrozenTrial]:
+        """None that a sampler has not seen."""
+        return []
+
+    def entries(self) -> list[Entry]:
+        """All trials, by number."""
+        return list(self.written)
+
+    def entry(self, number: int) -> Entry:
+        """One trial."""
+        return self.written[number]
+
+    def open(
+        self,
+        params: Params,
+        space: Space,
+        enqueued: int | None = None,
+        seed: int | None = None,
+        notes: dict[str, Any] | None = None,
+        answers: int | str | None = None,
+    ) -> Entry:
+        """A new running trial."""
+        seed = space.seed if seed is None else seed
+        self.written.append(Entry(len(self.written), "running", params, enqueued, None, {}, seed, answers))
+        return self.written[-1]
+
+    def finish(self, number: int, result: Result) -> None:
+        """Close a running trial."""
+        self.written[number] = replace(self.written[number], state=result["state"], result=result)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulated search came to."""
+
+    entries: list[Entry]
+    ended: list[tuple[float, int]]
+    """time and number of every trial that ended, in that order"""
+    seconds: float
+    """virtual time until the last one ended"""
+    busy_seconds: float
+    """summed over slots"""
+    waiting_seconds: float
+    """summed over slots that had nothing to do while trials were left to begin"""
+
+    def seconds_to(self, joint: float) -> float | None:
+        """Busy seconds of all trials that had ended when `joint` was reached; None: never."""
+        spent = 0.0
+        for _, number in self.ended:
+            entry = self.entries[number]
+            spent += sum(entry.result["stage_seconds"].values())
+            if entry.state == "complete" and entry.joint >= joint:
+                return spent
+        return None
+
+
+def simulate(recipe: Recipe, world: World, slots: int, fits: Callable[[Params], bool] | None = None) -> Simulation:
+    """Run a whole search in virtual time.
+
+    Args:
+        slots: trials at a time.
+        fits: as for the suggester.
+    """
+    return _Run(recipe, world, slots, fits).run()
+
+
+class _Run:
+    def __init__(self, recipe: Recipe, world: World, slots: int, fits: Callable[[Params], bool] | None) -> None:
+        self._recipe, self._world, self._slots = recipe, world, slots
+        self._space, self._ledger = recipe.parsed_space("recipe"), MemoryLedger()
+        more = {} if fits is None else {"fits": fits}
+        self._suggester = Suggester(recipe, self._space, self._ledger, **more)
+        pruning = recipe.search.pruning
+        self._pruner = None if pruning is None else Pruner(pruning, [])
+        self._events: list[tuple[float, int, int, int]] = []
+        self._order = count()
+        self._standing: set[str] = set()
+        self._spent: dict[int, dict[str, float]] = {}
+        self._history: dict[int, list[dict[str, Any]]] = {}
+        self._now = self._busy = self._waiting = 0.0
+        self._live = 0
+        self._ended: list[tuple[float, int]] = []
+
+    def run(self) -> Simulation:
+        self._fill()
+        while self._events:
+            time, _, number, epoch = heapq.heappop(self._events)
+            if not self._suggester.done():
+                self._waiting += (self._slots - self._live) * (time - self._now)
+            self._busy += self._live * (time - self._now)
+            self._now = time
+            self._step(self._ledger.entry(number), epoch)
+            self._fill()
+        return Simulation(self._ledger.entries(), self._ended, self._now, self._busy, self._waiting)
+
+    def _fill(self) -> None:
+        while self._live < self._slots and (entry := self._suggester.next()) is not None:
+            if entry.state == "answered":
+                continue
+            self._live += 1
+            self._spent[entry.number], self._history[entry.number] = {"base": 0.0, "probe": 0.0}, []
+            if self._base(entry) in self._standing:
+                self._stream(entry)
+            else:
+                self._after(self._world.epoch_seconds(entry.params), entry.number, 1)
+
+    def _step(self, entry: Entry, epoch: int) -> None:
+        """A base epoch, or with epoch 0 the whole trial, has ended."""
+        if not epoch:
+            metrics = self._world.streamed(entry.params, self._seed(entry))
+            self._end(entry, {"state": "complete", "metrics": metrics})
+            return
+        curve = self._world.base_topk(entry.params, self._seed(entry))
+        spent, seconds = self._spent[entry.number], self._world.epoch_seconds(entry.params)
+        spent["base"] += seconds
+        report = {"phase": "base", "epoch": epoch, "base_topk": curve[epoch - 1]}
+        rung = self._rungs(entry, len(curve)).get(epoch)
+        if rung is not None:
+            probe = self._world.probe(entry.params, self._seed(entry), epoch)
+            report |= {"rung": rung, **{f"probe_{name}": value for name, value in probe.items()}}
+            spent["probe"] += self._world.probe_seconds(entry.params)
+        self._history[entry.number].append(report)
+        verdict = None if self._pruner is None else self._pruner.judge(entry, report)
+        if verdict is not None:
+            self._end(entry, verdict.result())
+        elif epoch == len(curve):
+            self._standing.add(self._base(entry))
+            self._suggester.base_stands(entry)
+            self._stream(entry)
+        else:
+            # A probe delays the next epoch.
+            delay = 0.0 if rung is None else self._world.probe_seconds(entry.params)
+            self._after(delay + seconds, entry.number, epoch + 1)
+
+    def _stream(self, entry: Entry) -> None:
+        self._spent[entry.number]["streaming"] = seconds = self._world.streaming_seconds(entry.params)
+        self._after(seconds, entry.number, 0)
+
+    def _end(self, entry: Entry, result: Result) -> None:
+        spent = {stage: seconds for stage, seconds in self._spent.pop(entry.number).items() if seconds}
+        result |= {"stage_seconds": spent, "history": self._history.pop(entry.number)}
+        if self._base(entry) in self._standing:
+            result["base_key"] = self._base(entry)
+        self._ledger.finish(entry.number, result)
+        self._suggester.ended(self._ledger.entry(entry.number))
+        self._ended.append((self._now, entry.number))
+        self._live -= 1
+
+    def _after(self, seconds: float, number: int, epoch: int) -> None:
+        heapq.heappush(self._events, (self._now + seconds, next(self._order), number, epoch))
+
+    def _rungs(self, entry: Entry, epochs: int) -> dict[int, int]:
+        pruning = self._recipe.search.pruning
+        return {} if pruning is None else rungs_of(pruning, epochs, 1.0)
+
+    def _base(self, entry: Entry) -> str:
+        return base_of(self._space, entry.params, entry.seed)
+
+    def _seed(self, entry: Entry) -> int:
+        return self._space.seed if entry.seed is None else entry.seed
