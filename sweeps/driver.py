@@ -11,7 +11,7 @@ from senet.files import write_atomically
 from sweeps.booking import device_seconds, stage_seconds
 from sweeps.config import Recipe
 from sweeps.constraints import Constraints
-from sweeps.ledger import Entry, Ledger, Result
+from sweeps.ledger import Entry, Ledger, Result, answered
 from sweeps.progress import View
 from sweeps.pruning import Pruner, Verdict, rungs_of
 from sweeps.search import Suggester
@@ -70,8 +70,8 @@ class Driver:
         if len(self._live) >= self._concurrency:
             return None
         entry = self._suggester.next()
-        while entry is not None and entry.state == "answered":
-            self._told(self._with_run(entry))
+        while entry is not None and entry.answers is not None:
+            self._answer(self._with_run(entry))
             entry = self._suggester.next()
         if entry is None:
             return None
@@ -156,6 +156,14 @@ class Driver:
             return entry
         self._ledger.set_run(entry.number, run_id)
         return self._ledger.entry(entry.number)
+
+    def _answer(self, entry: Entry) -> None:
+        """Close a trial that repeats an earlier one with that one's result."""
+        assert isinstance(entry.answers, int)
+        self._ledger.finish(entry.number, answered(self._ledger.entry(entry.answers)))
+        closed = self._ledger.entry(entry.number)
+        self._suggester.ended(closed)
+        self._told(closed)
 
     def _told(self, closed: Entry) -> None:
         self._tracking.end_trial(closed)

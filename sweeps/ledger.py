@@ -138,6 +138,11 @@ class Ledger:
         self._storage.set_trial_user_attr(trial_id, key, value)
 
 
+def answered(earlier: Entry) -> Result:
+    """The result of a trial that is not run because it repeats `earlier`."""
+    return earlier.result | {"state": "answered", "seconds": 0.0, "seconds_saved": 0.0, "stage_seconds": {}}
+
+
 def is_finished(recipe: Recipe, entries: list[Entry], ending: str | None) -> bool:
     """Whether a sweep has ended: it has run all its trials, or begins no more for a reason that stays."""
     if any(entry.state == "running" for entry in entries):

@@ -35,7 +35,7 @@ class Tally:
     def __init__(self, planned: int, before: list[Entry]) -> None:
         self.planned = planned
         self.states = {"complete": 0, "pruned": 0, "failed": 0}
-        self.trained = self.reused = 0
+        self.trained = self.reused = self.answered = 0
         self._start = time.monotonic()
         for entry in before:
             if entry.state != "running":
@@ -49,6 +49,9 @@ class Tally:
 
     def add(self, entry: Entry) -> None:
         """Count an ended trial."""
+        if entry.state == "answered":
+            self.answered += 1
+            return
         self.states[entry.state] += 1
         self.trained += entry.result.get("base_reused") is False
         self.reused += entry.result.get("base_reused") is True
@@ -62,12 +65,17 @@ class Tally:
         here = self.done - self._before
         return self.elapsed() / here * (self.planned - self.done) if here else None
 
+    def _apart(self) -> str:
+        """What not every sweep has."""
+        numbers = {"pruned": self.states["pruned"], "answered": self.answered}
+        return "".join(f"{number} {name}, " for name, number in numbers.items() if number)
+
     def line(self, running: int) -> str:
         """All of it in a line."""
         remaining = self.remaining()
         left = "" if remaining is None else f", about {clock(remaining)} to go"
         return (
-            f"{self.done}/{self.planned} done, {running} running, {self.states['failed']} failed; "
+            f"{self.done}/{self.planned} done, {running} running, {self._apart()}{self.states['failed']} failed; "
             f"bases: {self.trained} trained, {self.reused} reused; {clock(self.elapsed())} elapsed{left}"
         )
 
@@ -139,9 +147,11 @@ class LiveView:
 
 def outcome(entry: Entry) -> str:
     """How a trial ended, in a few words."""
-    if entry.state != "complete":
+    if entry.state not in ("complete", "answered"):
         return f"{entry.state}, {entry.result.get('error')}"
     metrics = entry.result["metrics"]
+    if entry.state == "answered":
+        return f"answered by trial {entry.answers}: joint {percent(metrics['joint'])}"
     base = "reused" if entry.result["base_reused"] else "trained"
     return (
         f"joint {percent(metrics['joint'])}, original {percent(metrics['original_topk'])}, streaming "

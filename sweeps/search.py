@@ -76,7 +76,7 @@ class Suggester:
     def next(self) -> Entry | None:
         """The trial to start now, opened in the ledger; None: not now, a base must be trained first.
 
-        An entry that is `answered` is closed already: its result is that of an earlier trial.
+        An entry that `answers` is not to be run: its result is that of the earlier trial.
         """
         if self._closed:
             return None
@@ -112,7 +112,7 @@ class Suggester:
         if entry.state == "pruned":
             self._sampler.pruned(entry.number, entry.result["step"], entry.result["probe"])
         else:
-            self._sampler.finished(entry.number, entry.joint if entry.state == "complete" else None)
+            self._sampler.finished(entry.number, None if entry.state == "failed" else entry.joint)
         self._memory.learn(entry)
         self._release(entry.number, failed=entry.state == "failed")
 
@@ -198,13 +198,8 @@ class Suggester:
         if self._recipe.search.repeats == "seed":
             seed = self._memory.next_seed(draw.params)
             return self._open(draw.params, seed=seed, notes=draw.notes)
-        entry = self._open(draw.params, notes=draw.notes, answers=earlier.number)
         self._answers += 1
-        self._ledger.finish(entry.number, earlier.result | {"state": "answered", "seconds": 0.0, "base_reused": True})
-        closed = self._ledger.entry(entry.number)
-        self._sampler.finished(closed.number, closed.joint)
-        self._release(closed.number)
-        return closed
+        return self._open(draw.params, notes=draw.notes, answers=earlier.number)
 
     def _unseen(self, fixed: Params) -> Params | None:
         """A configuration with `fixed` that was not tried."""

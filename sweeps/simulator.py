@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from optuna.trial import FrozenTrial
 
 from sweeps.config import Recipe
-from sweeps.ledger import Entry, Result
+from sweeps.ledger import Entry, Result, answered
 from sweeps.pruning import Pruner, rungs_of
 from sweeps.search import Suggester, base_of
 from sweeps.space import Params, Space
@@ -143,7 +143,9 @@ class _Run:
 
     def _fill(self) -> None:
         while self._live < self._slots and (entry := self._suggester.next()) is not None:
-            if entry.state == "answered":
+            if isinstance(entry.answers, int):
+                self._ledger.finish(entry.number, answered(self._ledger.entry(entry.answers)))
+                self._suggester.ended(self._ledger.entry(entry.number))
                 continue
             self._live += 1
             self._spent[entry.number], self._history[entry.number] = {"base": 0.0, "probe": 0.0}, []

@@ -182,7 +182,7 @@ class SweepTracking:
             metrics=[Metric(key, value, now, 0) for key, value in numbers.items()],
             tags=[RunTag(key, value) for key, value in tags.items() if value],
         )
-        client.set_terminated(entry.run_id, "FINISHED" if entry.state == "complete" else "FAILED")
+        client.set_terminated(entry.run_id, "FAILED" if entry.state == "failed" else "FINISHED")
 
     def _end(self, status: str, metrics: dict[str, float]) -> None:
         client = self._connected()

@@ -4,7 +4,7 @@ from typing import Any
 
 from senet.config import TrialConfig
 from senet.errors import InputError
-from sweeps.ledger import Entry, Ledger
+from sweeps.ledger import Entry, Ledger, answered
 from sweeps.space import Params, Space, complete, value_at
 from sweeps.sweep import Sweep
 
@@ -54,4 +54,4 @@ def _fitted(space: Space, config: TrialConfig) -> Params:
 
 def _add(ledger: Ledger, space: Space, params: Params, entry: Entry, name: str) -> None:
     opened = ledger.open(params, space, seed=entry.seed, answers=f"{name}/{entry.number}")
-    ledger.finish(opened.number, entry.result | {"state": "answered", "seconds": 0.0, "seconds_saved": 0.0})
+    ledger.finish(opened.number, answered(entry))

@@ -93,7 +93,7 @@ class Home:
         parents, nested = self.runs(name)
         folders = sorted((self.folder / "sweeps" / name / "trials").iterdir())
         assert [trial.number for trial in study] == list(range(trials))
-        assert {trial.state.name for trial in study} <= {"COMPLETE", "FAIL"}
+        assert {trial.state.name for trial in study} <= {"COMPLETE", "FAIL", "PRUNED"}
         assert len(parents) == 1
         assert parents[0].info.status == "FINISHED"
         assert sorted(int(run.data.tags["trial"]) for run in nested) == list(range(trials))
@@ -107,6 +107,8 @@ class Home:
                 assert run.info.status == "FINISHED"
                 assert trial.value == result["metrics"]["joint"] == run.data.metrics["joint"]
                 assert trial.user_attrs["result"]["base_key"] == result["base_key"] == run.data.tags["base_key"]
+            elif trial.state.name == "PRUNED":
+                assert (run.info.status, run.data.tags["state"], result["state"]) == ("FINISHED", "pruned", "pruned")
             else:
                 assert (run.info.status, result["state"]) == ("FAILED", "failed")
 

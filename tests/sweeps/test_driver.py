@@ -1,0 +1,180 @@
+"""What the driver makes of ends and reports, without Ray: honest states, one retry rule a class, limits."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from senet.data.catalogue import Description
+from sweeps.booking import booked
+from sweeps.config import validate_recipe
+from sweeps.driver import Driver
+from sweeps.ledger import Ledger
+from sweeps.progress import PlainView, Tally
+from sweeps.sweep import Sweep, create_sweep
+from sweeps.tracking import SweepTracking
+from sweeps.trial import failure
+from tests.conftest import merged
+from tests.sweeps.commands import RECIPE
+
+DATA = Description("tiny", tuple("abcdef"), 24, {}, 2)
+
+
+class Session:
+    """A driver, and what Ray and the trials would tell it."""
+
+    def __init__(self, home: Path, search: dict[str, Any], resources: dict[str, Any]) -> None:
+        recipe = validate_recipe(merged(RECIPE, {"search": search, "resources": resources}), "r")
+        self.sweep: Sweep = create_sweep(home, None, "s", recipe, "data")
+        self.ledger = Ledger(self.sweep.folder, self.sweep.name, create=True)
+        self.said = io.StringIO()
+        view = PlainView(Console(file=self.said, width=200), Tally(recipe.search.trials, []))
+        tracking = SweepTracking(home, self.sweep.name, self.sweep.about()["id"])
+        tracking.begin({})
+        largest = {"cpu": 2.0, "gpu": 1.0}
+        self.driver = Driver(self.sweep, self.ledger, tracking, view, DATA, 8, largest)
+
+    def begin(self) -> dict[str, Any]:
+        assignment = self.driver.next_assignment(f"t{len(self.ledger.entries())}")
+        assert assignment is not None
+        self.id = f"t{len(self.ledger.entries()) - 1}"
+        return assignment
+
+    def end(self, assignment: dict[str, Any], trial_id: str | None = None, **result: Any) -> None:
+        """The trial leaves its process with a result."""
+        folder = Path(assignment["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_text(json.dumps({"seconds": 1.0, "history": [], **result}))
+        self.driver.ended(trial_id or self.id, died=False)
+
+    def complete(self, assignment: dict[str, Any], joint: float, **result: Any) -> None:
+        metrics = {name: joint for name in ("joint", "original_topk", "streaming_topk", "base_topk")}
+        self.end(assignment, state="complete", metrics=metrics, base_key="k", base_reused=False, **result)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One tracking database for all, since making one takes seconds."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def session(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Session]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return lambda search=None, resources=None: Session(home, search or {}, resources or {})
+
+
+def test_what_a_trial_failed_of() -> None:
+    assert failure(ValueError("x\ny")) == "error: ValueError: x"
+    assert failure(MemoryError("no room")) == "out of memory: no room"
+    assert failure(RuntimeError("CUDA out of memory. Tried")) == "out of memory: CUDA out of memory. Tried"
+    assert failure(RuntimeError("DefaultCPUAllocator: can't allocate memory: x")).startswith("out of memory: ")
+
+
+def test_a_bug_is_not_tried_again(session: Callable[..., Session]) -> None:
+    s = session()
+    s.end(s.begin(), state="failed", error="error: ValueError: x")
+    assert [entry.state for entry in s.ledger.entries()] == ["failed"]
+    assert s.begin()["number"] == 1
+
+
+def test_out_of_memory_is_tried_once_more_with_twice_the_share(session: Callable[..., Session]) -> None:
+    s = session(resources={"cpu": 1, "gpu": 0.25})
+    first = s.begin()
+    assert first["resources"] == {"cpu": 1, "gpu": 0.25}
+    s.end(first, state="failed", error="out of memory: x", stage_seconds={"base": 2.0})
+    assert s.ledger.entries()[0].state == "running"
+    again = s.driver.next_assignment("again")
+    assert again is not None
+    assert (again["number"], again["resources"]) == (0, {"cpu": 2, "gpu": 0.5})
+    s.end(again, "again", state="failed", error="out of memory: x", stage_seconds={"base": 3.0})
+    (entry,) = s.ledger.entries()
+    assert entry.state == "failed"
+    assert booked([entry])["failed"] == {"base": 5.0}, "both attempts are booked"
+
+
+def test_without_more_to_give_it_is_not_tried_again(session: Callable[..., Session]) -> None:
+    s = session(resources={"cpu": 2, "gpu": 1})
+    s.end(s.begin(), state="failed", error="out of memory: x")
+    assert s.ledger.entries()[0].state == "failed"
+
+
+def test_a_lost_trial_has_its_class(session: Callable[..., Session]) -> None:
+    s = session()
+    s.begin()
+    s.driver.ended(s.id, died=True)
+    (entry,) = s.ledger.entries()
+    assert (entry.state, entry.result["error"]) == ("failed", "lost: the trial's process died three times")
+
+
+def test_an_interrupted_trial_stays_open(session: Callable[..., Session]) -> None:
+    s = session()
+    s.begin()
+    s.driver.interrupt()
+    assert [entry.state for entry in s.ledger.entries()] == ["running"]
+
+
+def test_trials_that_fail_alike_pause_the_sweep(session: Callable[..., Session]) -> None:
+    s = session({"trials": 8, "alike_failures": 3})
+    for number in range(3):
+        assert not s.driver.done()
+        s.end(s.begin(), state="failed", error=f"error: RuntimeError: no device {number}")
+    assert s.driver.ending == "paused: the last 3 trials failed alike: error: RuntimeError: no device 2"
+    assert s.driver.next_assignment("x") is None
+    assert s.driver.done()
+
+
+def test_failures_of_several_kinds_do_not(session: Callable[..., Session]) -> None:
+    s = session({"trials": 8, "alike_failures": 2})
+    s.end(s.begin(), state="failed", error="error: A")
+    s.end(s.begin(), state="failed", error="non-finite: b")
+    s.complete(s.begin(), 0.5)
+    s.end(s.begin(), state="failed", error="error: A")
+    assert s.driver.ending is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "reason"),
+    [
+        ({"target": 0.6}, "ended: the joint value 0.6 is reached"),
+        ({"device_hours": 0.001}, "ended: 0.001 device-hours are used"),
+        ({"hours": 1e-9}, "ended: 1e-09 hours have passed"),
+    ],
+)
+def test_at_a_limit_no_trial_is_begun(session: Callable[..., Session], budget: dict[str, float], reason: str) -> None:
+    s = session({"budget": budget})
+    if "hours" not in budget:
+        first = s.begin()
+        s.complete(first, 0.65, stage_seconds={"base": 3.0, "streaming": 2.0})
+    assert s.driver.next_assignment("x") is None
+    assert s.driver.done()
+    assert str(s.driver.ending).startswith(reason)
+
+
+def test_a_base_that_is_outranked_is_given_up(session: Callable[..., Session]) -> None:
+    s = session({"trials": 8, "pruning": {"rungs": [1], "reduction_factor": 2}})
+    report = {"phase": "base", "epochs": 3, "epoch": 1, "base_topk": 0.5, "rung": 1, "spent_base": 1.5}
+    given = [s.begin(), s.begin()]
+    assert [assignment["rungs"] for assignment in given] == [[(1, 1)]] * 2
+    assert given[0]["probe"]["epochs"] == 1
+    probe = {"probe_original_topk": 0.6, "probe_streaming_topk": 0.1}
+    assert s.driver.reported("t0", report | probe | {"probe_joint": 0.9}), "given ones are never given up"
+    assert not s.driver.reported("t1", report | probe | {"probe_joint": 0.2})
+    s.driver.ended("t1", died=False)
+    entry = s.ledger.entries()[1]
+    assert (entry.state, entry.result["stage"], entry.result["step"]) == ("pruned", "base", 1)
+    assert entry.result["stage_seconds"] == {"base": 1.5}
+    assert s.ledger.trials()[1].intermediate_values == {1: 0.2}
+    assert json.loads((Path(given[1]["folder"]) / "result.json").read_text())["state"] == "pruned"
+    assert "pruned, probe after base epoch 1: joint 20.0, place 2 of 2" in s.said.getvalue()
+
+
+def test_a_pause_is_heard(session: Callable[..., Session]) -> None:
+    s = session()
+    assert s.driver.asked() is None
+    s.sweep.ask("pause")
+    assert s.driver.asked() == "pause"
