@@ -21,6 +21,13 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     return result
 
 
+def _days(text: str) -> float:
+    days = float(text)
+    if not 0 <= days < 1e6:
+        raise ValueError
+    return days
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="sweeps",
@@ -71,6 +78,16 @@ def _parser() -> argparse.ArgumentParser:
 
     ui = commands.add_parser("ui", help="open the tracking UI on this machine")
     ui.add_argument("--port", type=int, default=5000)
+
+    bases = commands.add_parser("bases", help="list, check or remove the bases that sweeps have trained")
+    bases.add_argument("--json", action="store_true", help="print a JSON list")
+    bases.add_argument("--verify", action="store_true", help="compare the checksums too; exit code 1 if one is damaged")
+    bases.add_argument("--prune", action="store_true",
+                       help="remove bases, never one that is being trained or was used within the hour")  # fmt: skip
+    bases.add_argument("--older-than", type=_days, metavar="DAYS", help="prune: those not used for so many days")
+    bases.add_argument("--keep", metavar="SIZE", help="prune: the least recently used, until so much is left: 20GB")
+    bases.add_argument("--damaged", action="store_true", help="prune: those whose checksums differ")
+    bases.add_argument("--yes", action="store_true", help="do not ask")
 
     delete = commands.add_parser("delete", help="remove a sweep: its folder and its tracking runs")
     delete.add_argument("name")

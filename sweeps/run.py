@@ -19,7 +19,7 @@ from senet.data.catalogue import describe_dataset
 from senet.errors import InputError
 from sweeps.config import Recipe
 from sweeps.constraints import Constraints
-from sweeps.ledger import Entry, Ledger
+from sweeps.ledger import Entry, Ledger, entries_of, open_ledger
 from sweeps.progress import LiveView, PlainView, Tally, View
 from sweeps.search import Suggester
 from sweeps.space import Space
@@ -187,7 +187,7 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> bool:
         Whether all trials have ended; False after an interruption.
     """
     with sweep.driving(), _interruptible() as asked:
-        ledger = Ledger(sweep.folder, sweep.name, create=True)
+        ledger = open_ledger(sweep, create=True)
         tracking = SweepTracking(sweep.home, sweep.name, sweep.about()["id"])
         recipe = sweep.recipe()
         tracking.begin(parent_params(recipe))
@@ -227,7 +227,7 @@ def conclude(recipe: Recipe, entries: list[Entry], tracking: SweepTracking) -> b
 def close(sweep: Sweep) -> None:
     """What is left to do for a sweep whose trials have all ended, should its driver have died before it did so."""
     with sweep.driving():
-        recipe, entries = sweep.recipe(), Ledger(sweep.folder, sweep.name).entries()
+        recipe, entries = sweep.recipe(), entries_of(sweep)
         tracking = SweepTracking(sweep.home, sweep.name, sweep.about()["id"])
         tracking.begin(parent_params(recipe))
         conclude(recipe, entries, tracking)
