@@ -152,14 +152,13 @@ class BaseStore:
         about |= {"weights": path.name, "sha256": checksum, "seconds": trained.seconds, "history": trained.history}
         text = json.dumps(about, indent=2).encode()
         Inventory(self._folder, self._timing).make_room(len(weights) + len(text), quota())
-        if not lease.held():
+        if not lease.held() or self.load(folder.name) is not None:
             raise LeaseLost
+        # If there is one it belongs to a base that is damaged.
+        (folder / "base.json").unlink(missing_ok=True)
         write_atomically(path, weights)
         if not _write_first(folder / "base.json", text):
-            if self.load(folder.name) is not None:
-                raise LeaseLost
-            # What is there is damaged.
-            write_atomically(folder / "base.json", text)
+            raise LeaseLost
         _clear_up(folder)
 
 

@@ -3,8 +3,11 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
 from senet.command import Parser, run_command
+
+_Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,18 +17,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
-    from sweeps import commands
+    from importlib import import_module
 
-    action = getattr(commands, arguments.command)
+    action = getattr(import_module(arguments.module), arguments.command)
     result: int = action(arguments)
     return result
-
-
-def _days(text: str) -> float:
-    days = float(text)
-    if not 0 <= days < 1e6:
-        raise ValueError
-    return days
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Everything is written below ./mlruns, or below SWEEPS_HOME. Exit codes: 0 done, 1 the run failed or "
         "was interrupted, 2 the input was wrong.",
     )
+    parser.set_defaults(module="sweeps.commands")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="start a sweep from a recipe")
@@ -79,6 +76,15 @@ def _parser() -> argparse.ArgumentParser:
     ui = commands.add_parser("ui", help="open the tracking UI on this machine")
     ui.add_argument("--port", type=int, default=5000)
 
+    _add_bases(commands)
+
+    delete = commands.add_parser("delete", help="remove a sweep: its folder and its tracking runs")
+    delete.add_argument("name")
+    delete.add_argument("--yes", action="store_true", help="do not ask")
+    return parser
+
+
+def _add_bases(commands: _Commands) -> None:
     bases = commands.add_parser("bases", help="list, check or remove the bases that sweeps have trained")
     bases.add_argument("--json", action="store_true", help="print a JSON list")
     bases.add_argument("--verify", action="store_true", help="compare the checksums too; exit code 1 if one is damaged")
@@ -88,11 +94,17 @@ def _parser() -> argparse.ArgumentParser:
     bases.add_argument("--keep", metavar="SIZE", help="prune: the least recently used, until so much is left: 20GB")
     bases.add_argument("--damaged", action="store_true", help="prune: those whose checksums differ")
     bases.add_argument("--yes", action="store_true", help="do not ask")
+    bases.set_defaults(module="sweeps.basecommand")
 
-    delete = commands.add_parser("delete", help="remove a sweep: its folder and its tracking runs")
-    delete.add_argument("name")
-    delete.add_argument("--yes", action="store_true", help="do not ask")
-    return parser
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a number of days from 0, but got {text!r}")
+    return days
 
 
 if __name__ == "__main__":

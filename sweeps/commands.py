@@ -16,7 +16,6 @@ from senet.data.catalogue import Description, check_fits, describe_dataset, obta
 from senet.data.store import check_name
 from senet.errors import InputError
 from senet.home import home
-from sweeps.basecommand import bases as bases
 from sweeps.config import Recipe, load_recipe
 from sweeps.constraints import Constraints
 from sweeps.environment import set_ray_environment

@@ -103,10 +103,11 @@ def take_lease(folder: Path, holder: str, timing: Timing) -> Lease:
     about = {"holder": holder, "host": socket.gethostname(), **_this_process(), "token": token}
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        other = lease_holder(folder, timing)
+        older = _numbers(folder)
+        other = _holder(folder, older, timing)
         if other is not None:
             raise LeaseHeld(other)
-        older = _numbers(folder)
+        # One more than what was judged: if somebody has come since, the creation fails.
         number = max(older, default=0) + 1
         try:
             file = os.open(_path(folder, number), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -128,20 +129,7 @@ def take_lease(folder: Path, holder: str, timing: Timing) -> Lease:
 
 def lease_holder(folder: Path, timing: Timing) -> str | None:
     """Who holds the lease on `folder` and is alive; None: nobody, it can be taken."""
-    numbers = _numbers(folder)
-    if not numbers:
-        return None
-    about, written = _read(_path(folder, numbers[-1]))
-    if written is None or _has_died(about):
-        return None
-    try:
-        expired = file_system_time(folder) - written > timing.expiry_seconds
-    except FileNotFoundError:
-        # The folder was removed.
-        return None
-    if expired:
-        return None
-    return f"{about['holder']}, process {about['pid']} on {about['host']}" if about else "somebody who has just come"
+    return _holder(folder, _numbers(folder), timing)
 
 
 def file_system_time(folder: Path) -> float:
@@ -155,6 +143,23 @@ def file_system_time(folder: Path) -> float:
             return os.fstat(file.fileno()).st_mtime
     finally:
         probe.unlink(missing_ok=True)
+
+
+def _holder(folder: Path, numbers: list[int], timing: Timing) -> str | None:
+    """Who holds the last of the leases `numbers` and is alive."""
+    if not numbers:
+        return None
+    about, written = _read(_path(folder, numbers[-1]))
+    if written is None or _has_died(about):
+        return None
+    try:
+        expired = file_system_time(folder) - written > timing.expiry_seconds
+    except FileNotFoundError:
+        # The folder was removed.
+        return None
+    if expired:
+        return None
+    return f"{about['holder']}, process {about['pid']} on {about['host']}" if about else "somebody who has just come"
 
 
 def _path(folder: Path, number: int) -> Path:
