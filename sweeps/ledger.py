@@ -89,11 +89,9 @@ class Ledger:
             raise NoLedgerError(f"{folder}: the sweep has no ledger; delete it and run it again")
         try:
             self._storage = open_file(path) if path else open_database(str(url))
-            self._study = _study(self._storage, name, create)
+            self._study = _study(self._storage, name, create, self._where)
             # None after a write that failed: it may have come through nevertheless.
             self._trials: list[FrozenTrial] | None = self._storage.get_all_trials(self._study, deepcopy=False)
-        except KeyError:
-            raise NoLedgerError(f"{self._where}: holds no sweep `{name}`; delete it and run it again") from None
         except (SQLAlchemyError, StorageInternalError, ValueError, LookupError, TypeError, AssertionError) as error:
             raise InputError(f"{self._where}: is no ledger of the sweep `{name}`: {reason_of(error)}") from None
         except RuntimeError as error:
@@ -208,13 +206,13 @@ def running_trial(params: Params, space: Space, attributes: dict[str, Any]) -> F
     )
 
 
-def _study(storage: BaseStorage, name: str, create: bool) -> int:
-    """The id of a study. Raises KeyError where there is none and none shall be made."""
+def _study(storage: BaseStorage, name: str, create: bool, where: str) -> int:
+    """The id of a study. Raises NoLedgerError where there is none and none shall be made."""
     try:
         return storage.get_study_id_from_name(name)
     except KeyError:
         if not create:
-            raise
+            raise NoLedgerError(f"{where}: holds no sweep `{name}`; delete the sweep and run it again") from None
         return storage.create_new_study([StudyDirection.MAXIMIZE], name)
 
 
