@@ -1,6 +1,7 @@
 """Weights of networks, and a training phase's state on disk: written atomically, loaded without executing code."""
 
 import os
+import uuid
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -29,7 +30,8 @@ def restored(config: ModelConfig, state: State, classes: int) -> nn.Module:
 def save_progress(path: Path, state: dict[str, Any]) -> None:
     """Save tensors and plain values. The file is either the old or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    # On a shared disk another machine may have a process of the same number.
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         torch.save(state, temporary)
         os.replace(temporary, path)

@@ -44,3 +44,12 @@ def run_command(program: str, action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 1
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Whether to delete: asked on a terminal, unless `yes` says so. Raises InputError where nobody can be asked."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise InputError("--yes is needed to delete without being asked")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

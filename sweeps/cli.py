@@ -77,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     ui = commands.add_parser("ui", help="open the tracking UI on this machine")
     ui.add_argument("--port", type=int, default=5000)
 
+    _add_bases(commands)
+
     delete = commands.add_parser("delete", help="remove a sweep: its folder and its tracking runs")
     delete.add_argument("name")
     delete.add_argument("--yes", action="store_true", help="do not ask")
@@ -106,6 +108,29 @@ def _add_control(commands: _Commands) -> None:
     logs.add_argument("name")
     logs.add_argument("trial", type=int)
     logs.set_defaults(module="sweeps.control")
+
+
+def _add_bases(commands: _Commands) -> None:
+    bases = commands.add_parser("bases", help="list, check or remove the bases that sweeps have trained")
+    bases.add_argument("--json", action="store_true", help="print a JSON list")
+    bases.add_argument("--verify", action="store_true", help="compare the checksums too; exit code 1 if one is damaged")
+    bases.add_argument("--prune", action="store_true",
+                       help="remove bases, never one that is being trained or was used within the hour")  # fmt: skip
+    bases.add_argument("--older-than", type=_days, metavar="DAYS", help="prune: those not used for so many days")
+    bases.add_argument("--keep", metavar="SIZE", help="prune: the least recently used, until so much is left: 20GB")
+    bases.add_argument("--damaged", action="store_true", help="prune: those whose checksums differ")
+    bases.add_argument("--yes", action="store_true", help="do not ask")
+    bases.set_defaults(module="sweeps.basecommand")
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a number of days from 0, but got {text!r}")
+    return days
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from senet.command import confirmed
 from senet.config import read_config
 from senet.data.catalogue import Description, check_fits, describe_dataset, obtain_dataset
 from senet.data.store import check_name
@@ -18,7 +19,9 @@ from senet.home import home
 from sweeps.config import Recipe, load_recipe
 from sweeps.constraints import Constraints
 from sweeps.environment import set_ray_environment
+from sweeps.inventory import quota
 from sweeps.space import Space
+from sweeps.storage import open_database
 from sweeps.sweep import Sweep, create_sweep, find_sweep, refuse_name, remove_sweep
 
 
@@ -40,6 +43,9 @@ def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
 
         _say(console, plan(recipe, home(), name))
         return 0
+    quota()
+    if recipe.search.storage is not None:
+        open_database(recipe.search.storage)
     set_ray_environment(local=arguments.address is None)
 
     from sweeps.run import possible_concurrency, ray_cluster
@@ -63,6 +69,7 @@ def resume(arguments: Namespace) -> int:
     console = Console()
     if sweep.is_driven():
         raise InputError(f"sweep `{sweep.name}` is running already; watch it: sweeps status {sweep.name}")
+    quota()
     set_ray_environment(local=arguments.address is None)
 
     from sweeps.run import close, possible_concurrency, ray_cluster
@@ -245,18 +252,16 @@ def delete(arguments: Namespace) -> int:
     sweep = find_sweep(home(), arguments.name)
     if sweep.is_driven():
         raise InputError(f"sweep `{sweep.name}` is running; interrupt it first")
-    if not arguments.yes:
-        if not sys.stdin.isatty():
-            raise InputError("--yes is needed to delete without being asked")
-        answer = input(f"delete sweep {sweep.name} ({sweep.folder}) and its tracking runs? [y/N] ")
-        if answer.strip().lower() not in ("y", "yes"):
-            print("nothing deleted")
-            return 1
+    if not confirmed(f"delete sweep {sweep.name} ({sweep.folder}) and its tracking runs?", arguments.yes):
+        print("nothing deleted")
+        return 1
 
+    from sweeps.ledger import delete_ledger
     from sweeps.tracking import delete_sweep_runs, failing_clearly
 
     with failing_clearly(home()):
         runs = delete_sweep_runs(home(), sweep.about()["id"])
+    delete_ledger(sweep)
     remove_sweep(sweep)
     print(f"deleted sweep {sweep.name} and {runs} tracking runs; the bases that it trained stay in {home() / 'bases'}")
     return 0

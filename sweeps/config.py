@@ -12,6 +12,7 @@ from senet.data.store import check_name
 from senet.errors import InputError, first_problem
 from senet.yamlfile import parse_yaml, read_mapping
 from sweeps.space import Params, Space, check_sampler, complete, parse_space
+from sweeps.storage import check_storage
 
 
 class PruningConfig(Config):
@@ -77,6 +78,9 @@ class SearchConfig(Config):
     """what the sweep may use besides its number of trials"""
     alike_failures: PositiveInt = 5
     """so many trials that fail alike, one after the other, pause the sweep"""
+    storage: str | None = None
+    """where the ledger lies: `postgresql://user@host/database`, the password in PGPASSWORD or ~/.pgpass; not given: in
+    the sweep's folder, sqlite on a local disk, a journal file on a mounted share"""
 
 
 class ResourcesConfig(Config):
@@ -196,6 +200,7 @@ def validate_recipe(values: dict[str, Any], source: str) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise first_problem(error, source) from None
+    check_storage(recipe.search.storage, source)
     space = recipe.parsed_space(source)
     recipe.first_configurations(space, source)
     _check_replicates(recipe, space, source)

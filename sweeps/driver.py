@@ -21,6 +21,8 @@ from sweeps.tracking import SweepTracking
 
 # A trial that ran out of memory is tried once more with so many times the share.
 _LARGER_SHARE = 2
+# So long a trial waits whose base another sweep is training.
+_HELD_SECONDS = 5.0
 _LOST = "lost: the trial's process died three times"
 
 
@@ -58,6 +60,8 @@ class Driver:
         self._reports: dict[str, list[dict[str, Any]]] = {}
         self._given_up: dict[str, Verdict] = {}
         self._shares: dict[int, dict[str, float]] = {}
+        # Trials whose base somebody else trains, and when to look again.
+        self._held: dict[int, float] = {}
         self._failures: deque[str] = deque(maxlen=self._recipe.search.alike_failures)
         self._device_seconds = device_seconds(ledger.entries())
         self._earlier_seconds, self._start = sweep.seconds_driven(), time.monotonic()
@@ -69,10 +73,12 @@ class Driver:
         self._keep_to_budget()
         if len(self._live) >= self._concurrency:
             return None
-        entry = self._suggester.next()
+        now = time.monotonic()
+        self._held = {number: until for number, until in self._held.items() if until > now}
+        entry = self._suggester.next(self._held)
         while entry is not None and entry.answers is not None:
             self._answer(self._with_run(entry))
-            entry = self._suggester.next()
+            entry = self._suggester.next(self._held)
         if entry is None:
             return None
         entry = self._with_run(entry)
@@ -111,6 +117,8 @@ class Driver:
         self._view.reported(entry.number, report)
         if report["phase"] == "ready":
             self._suggester.base_stands(entry)
+        elif report["phase"] == "held":
+            self._held[entry.number] = time.monotonic() + _HELD_SECONDS
         elif report["phase"] != "end":
             self._reports[trial_id].append(_plain(report))
             self._tracking.log_epoch(entry, self._reports[trial_id][-1])
@@ -127,6 +135,10 @@ class Driver:
         verdict, reports = self._given_up.pop(trial_id, None), self._reports.pop(trial_id)
         if result is None and verdict is not None:
             result = self._given_up_result(entry, verdict, reports)
+        if result is None and not died and entry.number in self._held:
+            # Another sweep is training its base.
+            self._suggester.given_back(entry, held=True)
+            return
         if result is None and not died:
             # Interrupted: it goes on when the sweep is resumed.
             self._tracking.kill_trial(entry)

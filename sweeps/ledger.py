@@ -1,23 +1,30 @@
 """The ledger of a sweep: its Optuna study. One trial number joins configuration, run, base and result.
 
-Only the driver writes it. A trial is RUNNING until its result is told: COMPLETE with a joint value, or FAIL with a
-reason.
+Only the driver writes it. A trial is RUNNING until its result is told: COMPLETE with a joint value, PRUNED, or FAIL
+with a reason. Where it lies is the business of `sweeps.storage`.
 """
 
+import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from senet.errors import InputError
 from sweeps.config import Recipe
 from sweeps.space import Params, Space
+from sweeps.storage import open_database, open_file, reason_of, storage_file
+from sweeps.sweep import Sweep
 
 Result = dict[str, Any]
 
@@ -28,6 +35,12 @@ _STATES = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
+}
+_ENDS = {
+    "complete": TrialState.COMPLETE,
+    "answered": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
 }
 
 
@@ -60,29 +73,53 @@ class Entry:
         )
 
 
-class Ledger:
-    """The study of one sweep, on disk."""
+class NoLedgerError(InputError):
+    """The sweep has no ledger."""
 
-    def __init__(self, folder: Path, name: str, create: bool = False) -> None:
-        path = folder / "ledger.db"
-        if not create and not path.exists():
-            raise InputError(f"{folder}: the sweep has no ledger; delete it and run it again")
+
+class Ledger:
+    """The study of one sweep, as it was when it was opened and with what was written here since.
+
+    Every change is in the storage before it is seen here. What takes two writes is made good when the driver is next
+    started, should it be killed between them.
+
+    Args:
+        folder: the sweep's folder.
+        name: the study's.
+        create: the driver opens it: the ledger is made where there is none, and trials that were told what they left
+            but not closed are closed.
+        url: of the database (`search.storage`); not given: a file in the folder.
+
+    Raises:
+        InputError: there is no such ledger, or it cannot be read or, here as in every method, be written.
+    """
+
+    def __init__(self, folder: Path, name: str, create: bool = False, url: str | None = None) -> None:
+        path = None if url else storage_file(folder)
+        self._where = str(path or f"`search.storage`: {url}")
+        if path and not create and not path.exists():
+            raise NoLedgerError(f"{folder}: the sweep has no ledger; delete it and run it again")
         try:
-            self._storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-            if create:
-                self._study = optuna.create_study(
-                    storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
-                )
-            else:
-                self._study = optuna.load_study(storage=self._storage, study_name=name)
-            self._study_id = self._storage.get_study_id_from_name(name)
-        except (SQLAlchemyError, StorageInternalError, KeyError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{path}: is no ledger of the sweep `{name}`: {reason}") from None
+            self._storage = open_file(path) if path else open_database(str(url))
+            self._study = _study(self._storage, name, create, self._where)
+            # None after a write that failed: it may have come through nevertheless.
+            self._trials: list[FrozenTrial] | None = self._storage.get_all_trials(self._study, deepcopy=False)
+        except (SQLAlchemyError, StorageInternalError, ValueError, LookupError, TypeError, AssertionError) as error:
+            raise InputError(f"{self._where}: is no ledger of the sweep `{name}`: {reason_of(error)}") from None
+        except RuntimeError as error:
+            # The database was made by another version of Optuna.
+            raise InputError(f"{self._where}: {reason_of(error)}") from None
+        if create:
+            for trial in self.trials():
+                if trial.state == TrialState.RUNNING and "result" in trial.user_attrs:
+                    self._close(trial)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials as Optuna holds them, by number; not to be changed."""
-        return self._study.get_trials(deepcopy=False)
+        if self._trials is None:
+            with self._clearly():
+                self._trials = self._storage.get_all_trials(self._study, deepcopy=False)
+        return self._trials
 
     def entries(self) -> list[Entry]:
         """All trials, by number."""
@@ -110,32 +147,86 @@ class Ledger:
         attributes: dict[str, Any] = {"seed": space.seed if seed is None else seed}
         attributes |= {} if enqueued is None else {"enqueued": enqueued}
         attributes |= {} if answers is None else {"answers": answers}
-        self._study.add_trial(running_trial(params, space, attributes, notes))
-        return _entry(self.trials()[-1])
+        trials = self.trials()
+        with self._clearly():
+            trial_id = self._storage.create_new_trial(self._study, running_trial(params, space, attributes, notes))
+            trials.append(self._storage.get_trial(trial_id))
+        return _entry(trials[-1])
 
     def set_run(self, number: int, run_id: str) -> None:
         """Write down the tracking run of a running trial."""
-        self._set(number, "run_id", run_id)
+        self._set(self.trials()[number], "run_id", run_id)
 
     def finish(self, number: int, result: Result) -> None:
         """Close a running trial with what it left. A closed one stays as it is."""
-        if self.trials()[number].state.is_finished():
+        trial = self.trials()[number]
+        if trial.state.is_finished():
             return
-        self._set(number, "result", result)
-        if result["state"] in ("complete", "answered"):
-            self._study.tell(number, result["metrics"]["joint"])
-        elif result["state"] == "pruned":
-            # Optuna's samplers rank pruned trials behind complete ones, by step and value.
-            if result["probe"] is not None:
-                trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-                self._storage.set_trial_intermediate_value(trial_id, result["step"], result["probe"]["joint"])
-            self._study.tell(number, state=TrialState.PRUNED)
-        else:
-            self._study.tell(number, state=TrialState.FAIL)
+        self._close(self._set(trial, "result", result))
 
-    def _set(self, number: int, key: str, value: Any) -> None:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        self._storage.set_trial_user_attr(trial_id, key, value)
+    def delete(self) -> None:
+        """Delete the study."""
+        with self._clearly():
+            self._storage.delete_study(self._study)
+
+    def _close(self, trial: FrozenTrial) -> None:
+        """End a trial as the result says that it has."""
+        result = trial.user_attrs["result"]
+        state = _ENDS[result["state"]]
+        values = [result["metrics"]["joint"]] if state == TrialState.COMPLETE else None
+        probe = result.get("probe")
+        with self._clearly():
+            if probe is not None:
+                # Optuna's samplers rank pruned trials behind complete ones, by step and value.
+                self._storage.set_trial_intermediate_value(trial._trial_id, result["step"], probe["joint"])
+            self._storage.set_trial_state_values(trial._trial_id, state, values)
+        steps = {} if probe is None else {result["step"]: probe["joint"]}
+        self._keep(trial, state=state, values=values, intermediate_values=steps, datetime_complete=datetime.now())
+
+    def _set(self, trial: FrozenTrial, key: str, value: Any) -> FrozenTrial:
+        with self._clearly():
+            self._storage.set_trial_user_attr(trial._trial_id, key, value)
+        return self._keep(trial, user_attrs=trial.user_attrs | {key: value})
+
+    def _keep(self, trial: FrozenTrial, **changes: Any) -> FrozenTrial:
+        """Change a trial as it was changed in the storage, where reading it again would take as long as the write."""
+        kept = copy.copy(trial)
+        for name, value in changes.items():
+            setattr(kept, name, value)
+        self.trials()[trial.number] = kept
+        return kept
+
+    @contextmanager
+    def _clearly(self) -> Iterator[None]:
+        """Say in one line that the storage failed, and read all again before the ledger is used again."""
+        try:
+            yield
+        except (SQLAlchemyError, StorageInternalError, OSError) as error:
+            self._trials = None
+            raise InputError(f"{self._where}: the ledger fails: {reason_of(error)}; mend that, and resume") from None
+
+
+def open_ledger(sweep: Sweep, create: bool = False) -> Ledger:
+    """The ledger of a sweep, where its recipe says. Raises InputError."""
+    url = sweep.recipe().search.storage
+    # A database holds the sweeps of many homes, which may be alike in name.
+    name = f"{sweep.name}-{sweep.about()['id']}" if url else sweep.name
+    return Ledger(sweep.folder, name, create, url)
+
+
+def entries_of(sweep: Sweep) -> list[Entry]:
+    """All trials of a sweep, by number; none where it was killed before it had a ledger. Raises InputError."""
+    try:
+        return open_ledger(sweep).entries()
+    except NoLedgerError:
+        return []
+
+
+def delete_ledger(sweep: Sweep) -> None:
+    """Delete the ledger of a sweep, where it lies elsewhere than in the sweep's folder. Raises InputError."""
+    if sweep.recipe().search.storage is not None:
+        with suppress(NoLedgerError):
+            open_ledger(sweep).delete()
 
 
 def answered(earlier: Entry) -> Result:
@@ -162,6 +253,16 @@ def running_trial(
         user_attrs=attributes,
         system_attrs=notes or {},
     )
+
+
+def _study(storage: BaseStorage, name: str, create: bool, where: str) -> int:
+    """The id of a study. Raises NoLedgerError where there is none and none shall be made."""
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        if not create:
+            raise NoLedgerError(f"{where}: holds no sweep `{name}`; delete the sweep and run it again") from None
+        return storage.create_new_study([StudyDirection.MAXIMIZE], name)
 
 
 def _entry(trial: FrozenTrial) -> Entry:

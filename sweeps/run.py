@@ -20,7 +20,7 @@ from senet.data.catalogue import describe_dataset
 from senet.errors import InputError
 from sweeps.config import Recipe
 from sweeps.driver import Driver
-from sweeps.ledger import Entry, Ledger, is_finished
+from sweeps.ledger import Entry, Ledger, entries_of, is_finished, open_ledger
 from sweeps.progress import LiveView, PlainView, Tally, View
 from sweeps.sweep import Sweep
 from sweeps.tracking import SweepTracking
@@ -152,7 +152,7 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
     """
     with sweep.driving(), _interruptible() as asked:
         sweep.set_ending(None)
-        ledger = Ledger(sweep.folder, sweep.name, create=True)
+        ledger = open_ledger(sweep, create=True)
         tracking = SweepTracking(sweep.home, sweep.name, sweep.about()["id"])
         recipe = sweep.recipe()
         tracking.begin(parent_params(recipe))
@@ -201,7 +201,7 @@ def conclude(recipe: Recipe, entries: list[Entry], tracking: SweepTracking, endi
 def close(sweep: Sweep) -> None:
     """What is left to do for a sweep whose trials have all ended, should its driver have died before it did so."""
     with sweep.driving():
-        recipe, entries = sweep.recipe(), Ledger(sweep.folder, sweep.name).entries()
+        recipe, entries = sweep.recipe(), entries_of(sweep)
         tracking = SweepTracking(sweep.home, sweep.name, sweep.about()["id"])
         tracking.begin(parent_params(recipe))
         conclude(recipe, entries, tracking, sweep.ending())

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from itertools import chain, islice, product
 from statistics import median
 from typing import Any
@@ -73,15 +73,18 @@ class Suggester:
         """Start nothing more: the sweep is to drain."""
         self._closed = True
 
-    def next(self) -> Entry | None:
+    def next(self, held: Container[int] = ()) -> Entry | None:
         """The trial to start now, opened in the ledger; None: not now, a base must be trained first.
+
+        Args:
+            held: numbers of trials that are not to be started again yet.
 
         An entry that `answers` is not to be run: its result is that of the earlier trial.
         """
         if self._closed:
             return None
         for entry in self._unfinished:
-            if self._base_is_free(self._memory.base(entry)):
+            if entry.number not in held and self._training.get(self._memory.base(entry)) in (None, entry.number):
                 self._unfinished.remove(entry)
                 return self._started(entry)
         if self._idle or self._memory.run >= self._recipe.search.trials:
@@ -116,10 +119,15 @@ class Suggester:
         self._memory.learn(entry)
         self._release(entry.number, failed=entry.state == "failed")
 
-    def given_back(self, entry: Entry) -> None:
-        """A trial has left its process without a result, and is to be started again."""
+    def given_back(self, entry: Entry, held: bool = False) -> None:
+        """A trial has left its process without a result, and is to be started again.
+
+        Args:
+            held: somebody else is training its base: no other trial of this sweep needs to try.
+        """
         self._idle = False
-        self._release(entry.number)
+        if not held:
+            self._release(entry.number)
         self._unfinished.append(entry)
 
     def _stream_or_base(self) -> Entry | None:

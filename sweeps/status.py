@@ -7,7 +7,7 @@ from senet.data.store import open_dataset
 from senet.errors import InputError
 from sweeps.booking import booked
 from sweeps.config import Recipe
-from sweeps.ledger import Entry, Ledger, is_finished
+from sweeps.ledger import Entry, entries_of, is_finished
 from sweeps.sweep import Sweep
 
 Status = dict[str, Any]
@@ -21,8 +21,7 @@ def sweep_status(sweep: Sweep) -> Status:
     """
     recipe = sweep.recipe()
     driven = sweep.is_driven()
-    # A sweep that was killed at its very beginning has no ledger yet.
-    entries = Ledger(sweep.folder, sweep.name).entries() if (sweep.folder / "ledger.db").exists() else []
+    entries = entries_of(sweep)
     seed = recipe.parsed_space("recipe").seed if entries else 0
     trials = [_trial(sweep, entry, seed) for entry in entries]
     ending = sweep.ending()

@@ -14,6 +14,7 @@ from senet.config import StreamingConfig, TrialConfig
 from senet.data.catalogue import obtain_dataset
 from senet.errors import NonFiniteError
 from senet.files import write_atomically
+from sweeps.lease import BaseHeld
 
 METRICS = (
     "base_top1",
@@ -54,6 +55,10 @@ def run_trial(assignment: dict[str, Any]) -> None:
     result: dict[str, Any] = {"state": "failed", "history": []}
     try:
         _both_phases(assignment, folder, result, stages)
+    except BaseHeld:
+        # It is started again later; meanwhile others may have this place.
+        tune.report({"phase": "held"})
+        return
     except Exception as error:  # noqa: BLE001 Whatever it is, it is this trial's result.
         (folder / "error.txt").write_text(traceback.format_exc())
         result["error"] = failure(error)

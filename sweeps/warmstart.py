@@ -4,7 +4,7 @@ from typing import Any
 
 from senet.config import TrialConfig
 from senet.errors import InputError
-from sweeps.ledger import Entry, Ledger, answered
+from sweeps.ledger import Entry, Ledger, answered, entries_of, open_ledger
 from sweeps.space import Params, Space, complete, value_at
 from sweeps.sweep import Sweep
 
@@ -21,9 +21,9 @@ def take_over(sweep: Sweep, other: Sweep) -> str:
     """
     space, other_space = (s.recipe().parsed_space("recipe") for s in (sweep, other))
     same_data = sweep.about()["data_fingerprint"] == other.about()["data_fingerprint"]
-    ledger = Ledger(sweep.folder, sweep.name, create=True)
+    ledger = open_ledger(sweep, create=True)
     taken, left_out = 0, []
-    for entry in Ledger(other.folder, other.name).entries():
+    for entry in entries_of(other):
         if entry.state != "complete":
             continue
         try:

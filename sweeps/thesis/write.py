@@ -5,7 +5,7 @@ from typing import Any
 
 from senet.config import TrialConfig
 from senet.files import write_atomically
-from sweeps.ledger import Ledger
+from sweeps.ledger import entries_of
 from sweeps.progress import percent
 from sweeps.status import Status
 from sweeps.sweep import Sweep, versions
@@ -65,7 +65,7 @@ def write_thesis(sweep: Sweep, status: Status, timing: dict[str, Any]) -> tuple[
     """
     recipe = sweep.recipe()
     top_k, space = recipe.objective.top_k, recipe.parsed_space("recipe")
-    entries = Ledger(sweep.folder, sweep.name).entries()
+    entries = entries_of(sweep)
     results = gather(space, entries, row_configs(recipe), timing)
     found = statements(results, top_k)
     about = _about(sweep, status, timing)

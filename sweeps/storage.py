@@ -1,0 +1,152 @@
+"""Where a sweep's ledger lies: sqlite on a local disk, a journal file on a mounted share, or PostgreSQL.
+
+sqlite's locks are not to be trusted on a share; the journal's, a file that is created exclusively, are (NFS 3 and
+later, SMB, and the parallel file systems).
+"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from senet.errors import InputError
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+SQLITE, JOURNAL = "ledger.db", "ledger.journal"
+
+_SHARES = {"9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4",
+           "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "vboxsf", "virtiofs", "wekafs"}  # fmt: skip
+# Mounted through FUSE, and yet a local disk: the root of a container without privileges.
+_LOCAL_FUSE = {"fuse.fuse-overlayfs"}
+
+_SCHEME = "postgresql"
+_CONNECT_SECONDS = 10
+# So often, a second apart, an empty database is set up: of several drivers that find it empty, one is first.
+_SETUPS = 5
+
+
+def check_storage(url: str | None, source: str) -> None:
+    """Raise InputError where `url` is no `search.storage`; what it says never shows a password."""
+    if url is None:
+        return
+    where = f"{source}: `search.storage`"
+    right = "postgresql://user@host/database, or nothing: sqlite on a local disk, a journal file on a mounted share"
+    try:
+        parts = urlsplit(url)
+        secret = parts.password is not None or any("password" in key for key, _ in parse_qsl(parts.query, True))
+        named = parts.port != 0 and bool(parts.path.strip("/"))
+    except ValueError:
+        raise InputError(f"{where}: is no URL; must be {right}") from None
+    if secret:
+        raise InputError(
+            f"{where}: holds a password, which would be written down with the recipe: leave it out of the URL, and "
+            f"give it as PGPASSWORD or in ~/.pgpass"
+        )
+    if parts.scheme != _SCHEME:
+        got = f", but got {parts.scheme}:…" if parts.scheme else ""
+        raise InputError(f"{where}: must be {right}{got}")
+    if not named:
+        raise InputError(f"{where}: names no database; must be {right}")
+
+
+def share_of(folder: Path, mounts: str) -> str | None:
+    """What kind of mounted share a folder lies on; None on a local disk.
+
+    Args:
+        folder: absolute, its symbolic links resolved.
+        mounts: the text of /proc/self/mountinfo (proc(5)).
+    """
+    found, longest = None, -1
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, kind = left.split(" "), right.split(" ")[0]
+        if len(fields) < 5:
+            continue
+        point = _unescaped(fields[4])
+        # Of two mounts at one point the later one is seen.
+        if folder.is_relative_to(point) and len(point) >= longest:
+            found, longest = kind, len(point)
+    shared = found is not None and (found in _SHARES or (found.startswith("fuse.") and found not in _LOCAL_FUSE))
+    return found if shared else None
+
+
+def mounts() -> str:
+    """The mounts of this process; empty where the system does not tell, and every disk then counts as local."""
+    try:
+        return Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+def storage_file(folder: Path) -> Path:
+    """The file in a sweep's folder that its ledger is, or will be; what is there stays what it is.
+
+    Raises:
+        InputError: a sqlite ledger lies on a share.
+    """
+    share = share_of(folder.resolve(), mounts())
+    sqlite, journal = folder / SQLITE, folder / JOURNAL
+    if share is not None and sqlite.exists():
+        raise InputError(
+            f"{sqlite}: is a sqlite ledger on a mounted share ({share}), where its locks do not hold: move the sweep's "
+            f"folder to a local disk, or begin the sweep anew here, where its ledger will be a journal file"
+        )
+    return journal if share is not None or journal.exists() else sqlite
+
+
+def open_file(path: Path) -> "BaseStorage":
+    """The storage of a ledger that is a file; the file is made where there is none.
+
+    Raises:
+        OSError, ValueError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError: it is no ledger.
+    """
+    if path.name == JOURNAL:
+        from sweeps.journal import open_journal
+
+        return open_journal(path)
+
+    from optuna.storages import RDBStorage
+
+    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def open_database(url: str) -> "BaseStorage":
+    """The storage of ledgers in PostgreSQL; libpq takes the password from PGPASSWORD or ~/.pgpass.
+
+    Raises:
+        InputError: the package psycopg is missing, or the database cannot be used.
+    """
+    from optuna.exceptions import StorageInternalError
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import SQLAlchemyError
+
+    options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT_SECONDS}}
+    driver = url.replace(f"{_SCHEME}://", f"{_SCHEME}+psycopg://", 1)
+    for patience in range(_SETUPS - 1, -1, -1):
+        try:
+            return RDBStorage(driver, engine_kwargs=options)
+        except ImportError:
+            raise InputError(
+                "`search.storage`: PostgreSQL needs the package psycopg: pip install 'senet-sweeps[postgres]'"
+            ) from None
+        except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+            if not patience or "already exists" not in str(error):
+                raise InputError(f"`search.storage`: {url}: {reason_of(error)}") from None
+            time.sleep(1)
+    raise AssertionError
+
+
+def reason_of(error: Exception) -> str:
+    """What a storage complains about, in one line."""
+    cause = error.__cause__ or error
+    lines = [line.strip() for line in str(getattr(cause, "orig", None) or cause).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _unescaped(text: str) -> str:
+    """A path of mountinfo, in which space, tab, newline and backslash are octal."""
+    for code in ("040", "011", "012", "134"):
+        text = text.replace(f"\\{code}", chr(int(code, 8)))
+    return text

@@ -1,0 +1,134 @@
+"""Where a ledger lies: mounts as they are told, URLs as they may be written, journals that were cut off."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import sweeps.storage
+from senet.errors import InputError
+from sweeps.cli import main
+from sweeps.config import validate_recipe
+from sweeps.journal import open_journal
+from sweeps.storage import share_of, storage_file
+from tests.conftest import merged, refusal
+from tests.sweeps.test_search import RECIPE
+
+MOUNTS = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard
+30 27 0:40 / /home rw,relatime shared:5 master:2 - nfs4 server:/home rw,vers=4.2,addr=10.0.0.1
+31 30 8:17 / /home/ada/scratch rw - xfs /dev/sdb1 rw
+32 27 0:41 / /mnt/with\040space rw - cifs //server/share rw
+33 27 0:42 / /mnt/remote rw - fuse.sshfs host:/data rw,user_id=0
+34 27 0:43 / /mnt/root rw - fuse.fuse-overlayfs fuse-overlayfs rw
+35 27 0:44 / /lustre rw - lustre 10.0.0.2@tcp:/fs rw
+36 27 0:45 / /twice rw - ext4 /dev/vdb rw
+37 36 0:46 / /twice rw - ceph 10.0.0.3:/ rw
+38 27 0:47 / /gpfs rw - gpfs gpfs rw
+39 27 0:48 / /smb rw - smb3 //server/other rw
+40 27 0:49 / /tmp rw - tmpfs tmpfs rw
+41 27 0:50 / /disk rw - fuseblk /dev/sdc1 rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "share"),
+    [
+        ("/work/sweeps", None),
+        ("/home", "nfs4"),
+        ("/home/ada/sweeps/x", "nfs4"),
+        ("/home/ada/scratch/x", None),
+        ("/homes/ada", None),
+        ("/mnt/with space/x", "cifs"),
+        ("/mnt/remote/x", "fuse.sshfs"),
+        ("/mnt/root/x", None),
+        ("/lustre/x", "lustre"),
+        ("/twice/x", "ceph"),
+        ("/gpfs/x", "gpfs"),
+        ("/smb/x", "smb3"),
+        ("/tmp/x", None),
+        ("/disk/x", None),
+    ],
+)
+def test_a_share_is_told_from_a_local_disk(folder: str, share: str | None) -> None:
+    assert share_of(Path(folder), MOUNTS) == share
+    assert share_of(Path(folder), "") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://ada:secret@host/sweeps", "holds a password"),
+        ("postgresql://ada@host/sweeps?password=secret", "holds a password"),
+        ("postgresql://ada@host/sweeps?sslpassword=secret", "holds a password"),
+        ("postgresql://ada:secret@host:99999/sweeps", "is no URL"),
+        ("mysql://ada:secret@host/sweeps", "holds a password"),
+        ("ada_1:secret@host/sweeps", "must be postgresql://user@host/database"),
+        ("postgresql://[secret/x", "is no URL"),
+        ("postgresql://ada@host", "names no database"),
+        ("postgresql://ada@host:x/sweeps", "is no URL"),
+        ("sqlite:///ledger.db", "must be postgresql://user@host/database, or nothing: sqlite on a local disk"),
+        ("journal", "must be postgresql://"),
+        ("", "must be postgresql://"),
+    ],
+)
+def test_a_storage_that_cannot_be(url: str, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        validate_recipe(merged(RECIPE, {"search": {"storage": url}}), "r")
+    text = str(raised.value)
+    assert text.startswith("r: `search.storage`: ")
+    assert message in text
+    assert "secret" not in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://ada@host/sweeps", "postgresql://host:5433/x?sslmode=require", "postgresql:///x?host=/run/pg"]
+)
+def test_a_storage_that_can_be(url: str) -> None:
+    assert validate_recipe(merged(RECIPE, {"search": {"storage": url}}), "r").search.storage == url
+
+
+def test_a_password_is_refused_before_anything_is_written(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = "search.storage=postgresql://ada:secret@host/sweeps"
+    said = refusal(main, capsys, "run", "quickstart", "--set", storage)
+    assert "holds a password" in said.err
+    assert "PGPASSWORD" in said.err
+    assert "secret" not in said.err + said.out
+    assert not home.exists()
+
+
+def test_what_is_there_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert storage_file(tmp_path) == tmp_path / "ledger.db"
+    monkeypatch.setattr(sweeps.storage, "mounts", lambda: f"1 1 0:1 / {tmp_path} rw - nfs4 server:/x rw\n")
+    assert storage_file(tmp_path) == tmp_path / "ledger.journal"
+    (tmp_path / "ledger.db").touch()
+    with pytest.raises(InputError, match=r"ledger\.db: is a sqlite ledger on a mounted share \(nfs4\), .* move the"):
+        storage_file(tmp_path)
+    # A sweep that was copied from a share is read, and goes on, where it is.
+    (tmp_path / "ledger.db").rename(tmp_path / "ledger.journal")
+    monkeypatch.undo()
+    assert storage_file(tmp_path) == tmp_path / "ledger.journal"
+
+
+@pytest.mark.parametrize("torn", [b'{"op_code":0,"work', b"{", b'{"op_code":99}', b"\x00\x00"])
+def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "ledger.journal"
+    storage = open_journal(path)
+    study = storage.create_new_study([], "s")
+    storage.create_new_trial(study)
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    again = open_journal(path)
+    assert len(again.get_all_trials(study)) == 1
+    assert path.read_bytes() == whole + torn, "who only reads changes nothing"
+    again.create_new_trial(study)
+    assert [json.loads(line)["op_code"] for line in path.read_bytes().splitlines()] == [0, 4, 4]
+    assert len(open_journal(path).get_all_trials(study)) == 2
+
+
+def test_a_journal_cut_off_in_its_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.journal"
+    path.write_bytes(b'{"op')
+    assert open_journal(path).create_new_study([], "s") == 0
+    assert path.read_bytes().count(b"\n") == 1
