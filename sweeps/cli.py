@@ -61,8 +61,18 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("name", nargs="?", help="the sweep; without it, all sweeps in a line each")
     status.add_argument("--json", action="store_true", help="print one JSON object")
 
+    confirm = commands.add_parser(
+        "confirm", help="run the best again on fresh seeds, and judge their best on the test split, once"
+    )
+    confirm.add_argument("name")
+    confirm.add_argument("--top", type=int, default=3, metavar="K", help="so many of the best (3), and the baseline")
+    confirm.add_argument("--seeds", type=int, default=5, metavar="S", help="fresh seeds of each (5)")
+    confirm.add_argument("--address", help="join the Ray cluster there; else start Ray")
+
     export = commands.add_parser("export", help="write the winner as a complete trial config")
     export.add_argument("name")
+    export.add_argument("--pick", default="best", help="best (the default); knee, between original and streaming; "
+                        "'original_topk>=0.85', the best streaming under a condition; or trial:N")  # fmt: skip
     export.add_argument("-o", "--output", type=Path, help="the file to write; else standard output")
 
     train = commands.add_parser("train", help="train an exported config in full and register the model")

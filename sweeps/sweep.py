@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from senet.data.catalogue import obtain_dataset
 from senet.data.store import check_name
 from senet.errors import InputError
 from senet.yamlfile import read_mapping
@@ -131,6 +132,16 @@ def find_sweep(home: Path, name: str) -> Sweep:
         known = ", ".join(sorted(path.parent.name for path in (home / "sweeps").glob("[!.]*/sweep.json"))) or "none yet"
         raise InputError(f"no sweep `{name}` in {home / 'sweeps'}; there are: {known}")
     return sweep
+
+
+def check_same_data(sweep: Sweep) -> None:
+    """Raise InputError where the data set is no longer the one that the sweep began with."""
+    data = sweep.recipe().data
+    if obtain_dataset(sweep.home, data).fingerprint != sweep.about()["data_fingerprint"]:
+        raise InputError(
+            f"data set `{data}` is not the one that sweep `{sweep.name}` began with: trials on both cannot be "
+            f"compared; start a new sweep"
+        )
 
 
 def remove_sweep(sweep: Sweep) -> None:
