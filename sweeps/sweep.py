@@ -5,6 +5,7 @@ recipe.yaml     the recipe, complete, as it was when the sweep began
 ledger.db       the Optuna study
 trials/0007/    result.json, progress.json, error.txt of trial 7
 leaderboard.csv, report.md, result.png    written at the end
+confirm.json, confirm.md    what confirming it on fresh seeds came to; the study itself is the sweep NAME-confirm
 thesis/             tables, statements, figures and epoch times of a sweep over the thesis' grid
 """
 

@@ -1,6 +1,7 @@
 """Confirming a sweep: its study, its ranking, the interval, what is read of the test split, and the command itself."""
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
 from senet.files import write_atomically
 from sweeps.cli import main
 from sweeps.confirm.bootstrap import paired_interval
-from sweeps.confirm.result import conclude, stored_result
+from sweeps.confirm.report import print_result, write_markdown
+from sweeps.confirm.result import Result, conclude, stored_result
 from sweeps.confirm.study import check_study, study_of, study_recipe
 from sweeps.errors import FailedError
 from sweeps.status import sweep_status
@@ -58,37 +61,67 @@ class Eyes:
 
 def right_of(width: int, split: str) -> int:
     """Of 40 pictures: width 2 has 30 right on validation, width 3 has 28, the baseline 20; less on the test split."""
-    return {1: 20, 2: 30, 3: 28}[width] - (4 if split == "test" else 0)
+    return {1: 20, 2: 30, 3: 28, 4: 16}[width] - (4 if split == "test" else 0)
 
 
-def studied(home: Path, changes: dict[int, dict[str, Any] | None] | None = None) -> Sweep:
-    """The sweep, and its finished study: top 2 with seeds 8 and 9, of which the numbers in `changes` went otherwise."""
-    sweep = made_up(home, TRIALS)
-    recipe = study_recipe(sweep, sweep_status(sweep), top=2, seeds=2)
-    widths = [entry["model.width"] for entry in recipe.enqueue]
+def add_study(sweep: Sweep, top: int = 2, changes: dict[int, dict[str, Any]] | None = None) -> None:
+    """A finished study of the sweep with seeds 8 and 9; `changes`: what the trials of these numbers have left."""
+    recipe = study_recipe(sweep, sweep_status(sweep), top, seeds=2)
     trials = []
     for seed in (8, 9):
-        for width in widths:
-            accuracy = right_of(width, "validation") / PICTURES
-            trials.append((width, seed, result(accuracy, accuracy)))
-    for number, left in (changes or {}).items():
-        trials[number] = (*trials[number][:2], left)  # type: ignore[assignment]
+        for entry in recipe.enqueue:
+            accuracy = right_of(entry["model.width"], "validation") / PICTURES
+            left = (changes or {}).get(len(trials), result(accuracy, accuracy))
+            trials.append((entry["model.width"], seed, left))
     plain = recipe.model_dump(mode="json")
-    made_up(home, trials, name="s-confirm", **plain)  # type: ignore[arg-type]
+    made_up(sweep.home, trials, name="s-confirm", **plain)  # type: ignore[arg-type]
     check_study(sweep, recipe)
-    return sweep
 
 
-def test_the_study_holds_the_best_and_the_baseline_with_fresh_seeds(home: Path) -> None:
-    sweep = made_up(home, TRIALS)
-    recipe = study_recipe(sweep, sweep_status(sweep), top=2, seeds=3)
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the sweep, and one with its study, both to be copied."""
+    folder = tmp_path_factory.mktemp("prepared")
+    made_up(folder / "swept", TRIALS)
+    shutil.copytree(folder / "swept", folder / "studied")
+    add_study(Sweep(folder / "studied", "s"))
+    return folder
+
+
+@pytest.fixture
+def swept(prepared: Path, home: Path) -> Sweep:
+    """The finished sweep alone."""
+    shutil.copytree(prepared / "swept", home)
+    return Sweep(home, "s")
+
+
+@pytest.fixture
+def studied(prepared: Path, home: Path) -> Sweep:
+    """The sweep whose study has finished."""
+    shutil.copytree(prepared / "studied", home)
+    return Sweep(home, "s")
+
+
+def concluded(sweep: Sweep, eyes: Eyes | None = None, top: int = 2) -> Result:
+    return conclude(sweep, sweep_status(sweep), top, eyes or Eyes(right_of))
+
+
+def shown(found: Result) -> str:
+    """What is printed of a result."""
+    console = Console(file=io.StringIO(), width=200)
+    print_result(console, found)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_the_study_holds_the_best_and_the_baseline_with_fresh_seeds(swept: Sweep) -> None:
+    status = sweep_status(swept)
+    recipe = study_recipe(swept, status, top=2, seeds=3)
     assert recipe.enqueue == [{"model.width": 3}, {"model.width": 2}, {"model.width": 1}]
     assert (recipe.search.trials, recipe.search.replicates) == (9, 3)
     assert recipe.seeds(recipe.parsed_space("r")) == [8, 9, 10], "the sweep has had 0 and 7"
-    assert (recipe.data, recipe.objective, recipe.resources) == (
-        sweep.recipe().data, sweep.recipe().objective, sweep.recipe().resources
-    )  # fmt: skip
-    everything = study_recipe(sweep, sweep_status(sweep), top=99, seeds=1)
+    before = swept.recipe()
+    assert (recipe.data, recipe.objective, recipe.resources) == (before.data, before.objective, before.resources)
+    everything = study_recipe(swept, status, top=99, seeds=1)
     assert [entry["model.width"] for entry in everything.enqueue] == [3, 2, 1, 4]
 
 
@@ -99,9 +132,9 @@ def test_fresh_seeds_below_the_largest(home: Path) -> None:
     assert recipe.seeds(recipe.parsed_space("r")) == [4, 5, 6, 7, 8]
 
 
-def test_what_it_comes_to(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep, eyes = studied(home), Eyes(right_of)
-    found = conclude(sweep, sweep_status(sweep), 2, eyes)
+def test_what_it_comes_to(studied: Sweep) -> None:
+    sweep, eyes = studied, Eyes(right_of)
+    found = concluded(sweep, eyes)
     # The sweep had width 3 first; on fresh seeds width 2 is. Nobody else's test pictures are looked at.
     both, one = ["validation", "test"], ["validation"]
     assert sorted(eyes.looked) == [(1, 8, both), (1, 9, both), (2, 8, both), (2, 9, both), (3, 8, one), (3, 9, one)]
@@ -122,17 +155,16 @@ def test_what_it_comes_to(home: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert found["largest_deviation_of_a_joint_measured_again"] < 1e-12
     assert stored_result(sweep) == found
 
-    # Called again it tells the same, whatever became of the study and the data, and looks at nothing.
-    for path in study_of(sweep).folder.glob("trials/*/hits.npz"):
-        path.unlink()
-    before = (sweep.folder / "confirm.json").read_bytes()
-    assert main(["confirm", "s", "--top", "1", "--seeds", "9"]) == 0
-    printed = capsys.readouterr().out
-    assert "the test split was read at" in printed
-    assert "trial 1 is better than the baseline: +25.0 points on the test split, 95 % interval" in printed
-    assert "(2 seeds × 40 base and 40 streaming pictures)" in printed
-    assert (sweep.folder / "confirm.json").read_bytes() == before
-    text = (sweep.folder / "confirm.md").read_text()
+    text, printed = write_markdown(sweep, found).read_text(), shown(found)
+    said = (
+        "trial 1 is better than the baseline: +25.0 points on the test split, 95 % interval "
+        f"{100 * better['low']:.1f} to {100 * better['high']:.1f} (2 seeds × 40 base and 40 streaming pictures)"
+    )
+    assert said in text
+    assert said in printed
+    assert (
+        "test split, pick: trial 1, joint 65.0 ± 0.0, original 65.0 ± 0.0, streaming 65.0 ± 0.0 (n=2 seeds)" in printed
+    )
     assert "| pick | 1 | 2 | 75.0 ± 0.0 | 75.0 ± 0.0 | 75.0 ± 0.0 | 65.0 ± 7.1 (n=2) | +5.0 (" in text
     assert "| baseline | 0 | 2 | 50.0 ± 0.0 |" in text
 
@@ -146,9 +178,8 @@ def exported(capsys: pytest.CaptureFixture[str], pick: str) -> tuple[str, dict[s
     return text.partition("\n\n")[0], provenance
 
 
-def test_an_export_says_whether_its_pick_was_confirmed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep = studied(home)
-    found = conclude(sweep, sweep_status(sweep), 2, Eyes(right_of))
+def test_an_export_says_whether_its_pick_was_confirmed(studied: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    found = concluded(studied)
     head, about = exported(capsys, "trial:2")
     assert "# Confirmed: joint 75.0 ± 0.0 on validation with 2 fresh seeds; trial 1 is better than the baseline" in head
     assert about["confirmed"] is True
@@ -179,60 +210,53 @@ def test_an_export_says_whether_its_pick_was_confirmed(home: Path, capsys: pytes
     ],
 )
 def test_a_pick_that_is_not_better(
-    home: Path, capsys: pytest.CaptureFixture[str], right: Callable[[int, str], int], verdict: str
+    studied: Sweep, capsys: pytest.CaptureFixture[str], right: Callable[[int, str], int], verdict: str
 ) -> None:
-    sweep = studied(home)
-    conclude(sweep, sweep_status(sweep), 2, Eyes(right))
+    concluded(studied, Eyes(right))
     head, about = exported(capsys, "trial:1")
     assert "# Not confirmed: joint" in head
     assert verdict in head
     assert about["confirmed"] is False
 
 
-def test_trials_that_failed_on_fresh_seeds(home: Path) -> None:
-    # Numbers 1 and 4 are width 2: it has failed with one seed, and stands behind those that did not.
-    sweep = studied(home, {1: FAILED})
-    found = conclude(sweep, sweep_status(sweep), 2, Eyes(right_of))
+def test_candidates_that_failed_on_fresh_seeds(swept: Sweep) -> None:
+    # The candidates are widths 3, 2, 1, 4. Width 2 has failed with a seed, and stands behind those that have not.
+    add_study(swept, top=4, changes={1: FAILED, 3: FAILED, 7: FAILED})
+    found = concluded(swept, top=4)
     assert [(row["trial"], row["n"]) for row in found["validation"]] == [(3, 2), (0, 2), (1, 1)]
     assert found["validation"][1]["ahead_of_next"]["n"] == 1
+    assert (found["pick"], found["failed"]) == (3, [4])
 
 
-def test_a_candidate_that_always_failed(home: Path) -> None:
-    sweep = studied(home, {1: FAILED, 4: FAILED})
-    found = conclude(sweep, sweep_status(sweep), 2, Eyes(right_of))
-    assert (found["pick"], found["failed"]) == (3, [1])
-
-
-def test_a_baseline_that_always_failed(home: Path) -> None:
-    sweep = studied(home, {2: FAILED, 5: FAILED})
+def test_a_baseline_that_always_failed(swept: Sweep) -> None:
+    add_study(swept, changes={2: FAILED, 5: FAILED})
     with pytest.raises(
         FailedError, match="the baseline failed with all fresh seeds; look at it: sweeps status s-confirm"
     ):
-        conclude(sweep, sweep_status(sweep), 2, Eyes(right_of))
-    assert not (sweep.folder / "confirm.json").exists()
+        concluded(swept)
+    assert not (swept.folder / "confirm.json").exists()
 
 
-def test_a_baseline_that_comes_first(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weak = result(0.1, 0.1)
-    sweep, eyes = studied(home, dict.fromkeys((0, 1, 3, 4), weak)), Eyes(right_of)
-    found = conclude(sweep, sweep_status(sweep), 2, eyes)
+def test_a_baseline_that_comes_first(swept: Sweep) -> None:
+    add_study(swept, changes=dict.fromkeys((0, 1, 3, 4), result(0.1, 0.1)))
+    eyes = Eyes(right_of)
+    found = concluded(swept, eyes)
     assert (found["pick"], found["test"]["better"]) == (0, None)
     assert {width for width, _, splits in eyes.looked if "test" in splits} == {1}
-    assert main(["confirm", "s"]) == 0
-    printed = capsys.readouterr().out
+    printed = shown(found)
     assert "trial 0, the baseline, came first: nothing better than it was found" in printed
     # The hits that were made up are not those that the trials had.
     assert "note: pictures were looked at on another kind of machine" in printed
 
 
-def test_what_was_looked_at_is_not_looked_at_again(home: Path) -> None:
-    sweep, first, second = studied(home), Eyes(right_of), Eyes(right_of)
-    conclude(sweep, sweep_status(sweep), 2, first)
+def test_what_was_looked_at_is_not_looked_at_again(studied: Sweep) -> None:
+    sweep, eyes = studied, Eyes(right_of)
+    concluded(sweep)
     (sweep.folder / "confirm.json").unlink()
     damaged = study_of(sweep).trial_folder(0) / "hits.npz"
     damaged.write_bytes(damaged.read_bytes()[:50])
-    found = conclude(sweep, sweep_status(sweep), 2, second)
-    assert [(width, seed) for width, seed, _ in second.looked] == [(3, 8)]
+    found = concluded(sweep, eyes)
+    assert [(width, seed) for width, seed, _ in eyes.looked] == [(3, 8)]
     assert found["pick"] == 1
 
 
@@ -240,9 +264,9 @@ def test_what_was_looked_at_is_not_looked_at_again(home: Path) -> None:
     ("trials", "changes", "arguments", "message"),
     [
         (None, {}, [], "no sweep `s`"),
-        (TRIALS, {}, ["--top", "0"], "--top 0: must be 1 or more"),
-        (TRIALS, {}, ["--seeds", "-1"], "--seeds -1: must be 1 or more"),
-        (TRIALS, {}, ["--seeds", "x"], "argument --seeds: invalid int value: 'x'"),
+        (None, {}, ["--top", "0"], "--top 0: must be 1 or more"),
+        (None, {}, ["--seeds", "-1"], "--seeds -1: must be 1 or more"),
+        (None, {}, ["--seeds", "x"], "argument --seeds: invalid int value: 'x'"),
         (TRIALS, {}, ["--seeds", str(2**31)], "there are not so many fresh ones"),
         (TRIALS, {"search": {"trials": 9}}, [], "sweep `s` is not finished; go on with it: sweeps resume s"),
         ([(1, 0, FAILED)], {}, [], "sweep `s` has no complete trial; look at it: sweeps status s"),
@@ -264,13 +288,12 @@ def test_what_cannot_be_confirmed(
     assert [path.name for path in (home / "sweeps").glob("*")] == ([] if trials is None else ["s"])
 
 
-def test_a_study_that_is_another(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    studied(home)
+def test_a_study_that_is_another(studied: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     said = (
         "sweep `s-confirm` exists, and was begun with other configurations, --top or --seeds; give those, or delete it"
     )
     assert said in refusal(main, capsys, "confirm", "s").err
-    (home / "sweeps" / "s" / "confirm.json").write_text("[]")
+    (studied.folder / "confirm.json").write_text("[]")
     assert "confirm.json: is no result; delete it" in refusal(main, capsys, "confirm", "s").err
     assert "confirm.json: is no result; delete it" in refusal(main, capsys, "export", "s").err
 

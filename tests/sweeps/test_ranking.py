@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from senet.config import read_config
+from sweeps.analysis import configurations, knee, weights_of_first_place
 from sweeps.cli import main
 from sweeps.report import summary, write_report
 from sweeps.status import sweep_status
@@ -28,6 +28,12 @@ SEEDS = [
     (2, 0, result(0.9, 0.9, 0.5)),
     (8, 0, None),
 ]
+
+
+def a_trial(number: int, left: dict[str, Any]) -> dict[str, Any]:
+    """A trial of a width of its own, as a sweep's status has it."""
+    about = {"number": number, "state": "complete", "seed": 0, "enqueued": False, "params": {"model.width": number}}
+    return about | {"metrics": left["metrics"]}
 
 
 @pytest.fixture
@@ -91,19 +97,21 @@ def test_the_thesis_winner_is_first_from_a_weight_of_0_68(home: Path) -> None:
 @pytest.mark.parametrize(
     ("points", "ends"),
     [
-        ([(0.8, 0.6)], "0.00 to 1.00"),
-        ([(0.8, 0.6), (0.8, 0.6)], "0.00 to 1.00"),
-        ([(0.8, 0.6), (0.9, 0.2), (0.6, 0.8)], "0.50 to 0.80"),
-        ([(0.8, 0.6), (0.7, 0.5)], "0.00 to 1.00"),
+        ([(0.8, 0.6)], (0, 1)),
+        ([(0.8, 0.6), (0.8, 0.6)], (0, 1)),
+        ([(0.8, 0.6), (0.9, 0.2), (0.6, 0.8)], (0.5, 0.8)),
+        ([(0.8, 0.6), (0.7, 0.5)], (0, 1)),
     ],
 )
-def test_the_weights_at_which_the_best_stays_first(home: Path, points: list[tuple[float, float]], ends: str) -> None:
-    sweep = made_up(home, [(2**i, 0, result(*point)) for i, point in enumerate(points)])
-    assert f"trial 0 is first of {len(points)} configurations for w from {ends} " in summary(sweep_status(sweep))
+def test_the_weights_at_which_the_best_stays_first(points: list[tuple[float, float]], ends: Any) -> None:
+    ranking = configurations([a_trial(i, result(*point)) for i, point in enumerate(points)])
+    assert ranking[0].first["number"] == 0
+    assert weights_of_first_place(ranking[0], ranking) == pytest.approx(ends)
 
 
-def test_a_sweep_without_a_result_has_no_weights(home: Path) -> None:
-    assert "configurations for w" not in summary(sweep_status(made_up(home, [(1, 0, FAILED)])))
+def test_who_is_never_first() -> None:
+    ranking = configurations([a_trial(0, result(0.8, 0.6)), a_trial(1, result(0.7, 0.5)), a_trial(2, result(0.7, 0.6))])
+    assert [weights_of_first_place(one, ranking) for one in ranking] == [(0.0, 1.0), (0.0, 0.0), None]
 
 
 # Streaming and original accuracy on a front with a knee at width 2; width 16 is behind it.
@@ -162,11 +170,10 @@ def test_each_pick(tmp_path: Path, pick: str, number: int, described: str) -> No
     assert "# Not confirmed on fresh seeds: sweeps confirm s.\n" in text
 
 
-def test_a_knee_is_not_on_the_wrong_side(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_knee_is_not_on_the_wrong_side() -> None:
     # The middle of this front lies behind the line between its ends.
-    made_up(home, [(1, 0, result(0.9, 0.3)), (2, 0, result(0.55, 0.35)), (4, 0, result(0.5, 0.8))])
-    assert main(["export", "s", "--pick", "knee"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out)["provenance"]["trial"] == 0
+    points = [result(0.9, 0.3), result(0.55, 0.35), result(0.5, 0.8)]
+    assert knee(configurations([a_trial(i, left) for i, left in enumerate(points)])).first["number"] == 0
 
 
 @pytest.mark.usefixtures("front")
@@ -194,6 +201,8 @@ def test_each_wrong_pick(capsys: pytest.CaptureFixture[str], pick: str, message:
 
 
 def test_nothing_to_pick_from(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made_up(home, [(1, 0, FAILED)])
+    sweep = made_up(home, [(1, 0, FAILED)])
+    assert summary(sweep_status(sweep)).splitlines()[-1] == "failed: trial 0: error: x"
+    assert "configurations for w" not in summary(sweep_status(sweep))
     left: Any = refusal(main, capsys, "export", "s", "--pick", "knee")
     assert "sweep `s` has no complete trial yet" in left.err
