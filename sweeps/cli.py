@@ -61,6 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("name", nargs="?", help="the sweep; without it, all sweeps in a line each")
     status.add_argument("--json", action="store_true", help="print one JSON object")
 
+    _add_commands_of_the_winner(commands)
+
+    ui = commands.add_parser("ui", help="open the tracking UI on this machine")
+    ui.add_argument("--port", type=int, default=5000)
+
+    delete = commands.add_parser("delete", help="remove a sweep: its folder and its tracking runs")
+    delete.add_argument("name")
+    delete.add_argument("--yes", action="store_true", help="do not ask")
+    return parser
+
+
+def _add_commands_of_the_winner(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """What is done with a finished sweep."""
     confirm = commands.add_parser(
         "confirm", help="run the best again on fresh seeds, and judge their best on the test split, once"
     )
@@ -78,14 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train an exported config in full and register the model")
     train.add_argument("config", type=Path)
     train.add_argument("--name", help="the model's name; else the file's")
-
-    ui = commands.add_parser("ui", help="open the tracking UI on this machine")
-    ui.add_argument("--port", type=int, default=5000)
-
-    delete = commands.add_parser("delete", help="remove a sweep: its folder and its tracking runs")
-    delete.add_argument("name")
-    delete.add_argument("--yes", action="store_true", help="do not ask")
-    return parser
 
 
 if __name__ == "__main__":
