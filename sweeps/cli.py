@@ -66,13 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("name", nargs="?", help="the sweep; without it, all sweeps in a line each")
     status.add_argument("--json", action="store_true", help="print one JSON object")
 
-    export = commands.add_parser("export", help="write the winner as a complete trial config")
-    export.add_argument("name")
-    export.add_argument("-o", "--output", type=Path, help="the file to write; else standard output")
-
-    train = commands.add_parser("train", help="train an exported config in full and register the model")
-    train.add_argument("config", type=Path)
-    train.add_argument("--name", help="the model's name; else the file's")
+    _add_commands_of_the_winner(commands)
 
     ui = commands.add_parser("ui", help="open the tracking UI on this machine")
     ui.add_argument("--port", type=int, default=5000)
@@ -131,6 +125,27 @@ def _days(text: str) -> float:
     if not 0 <= days < 1e6:
         raise argparse.ArgumentTypeError(f"must be a number of days from 0, but got {text!r}")
     return days
+
+
+def _add_commands_of_the_winner(commands: _Commands) -> None:
+    """What is done with a finished sweep."""
+    confirm = commands.add_parser(
+        "confirm", help="run the best again on fresh seeds, and judge their best on the test split, once"
+    )
+    confirm.add_argument("name")
+    confirm.add_argument("--top", type=int, default=3, metavar="K", help="so many of the best (3), and the baseline")
+    confirm.add_argument("--seeds", type=int, default=5, metavar="S", help="fresh seeds of each (5)")
+    confirm.add_argument("--address", help="join the Ray cluster there; else start Ray")
+
+    export = commands.add_parser("export", help="write the winner as a complete trial config")
+    export.add_argument("name")
+    export.add_argument("--pick", default="best", help="best (the default); knee, between original and streaming; "
+                        "'original_topk>=0.85', the best streaming under a condition; or trial:N")  # fmt: skip
+    export.add_argument("-o", "--output", type=Path, help="the file to write; else standard output")
+
+    train = commands.add_parser("train", help="train an exported config in full and register the model")
+    train.add_argument("config", type=Path)
+    train.add_argument("--name", help="the model's name; else the file's")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from sweeps.environment import set_ray_environment
 from sweeps.inventory import quota
 from sweeps.space import Space
 from sweeps.storage import open_database
-from sweeps.sweep import Sweep, create_sweep, find_sweep, refuse_name, remove_sweep
+from sweeps.sweep import Sweep, check_same_data, create_sweep, find_sweep, refuse_name, remove_sweep
 
 
 def run(arguments: Namespace) -> int:
@@ -79,11 +79,7 @@ def resume(arguments: Namespace) -> int:
         _say(console, f"sweep {sweep.name} is finished: nothing is run again")
         close(sweep)
         return _report(sweep, console)
-    if obtain_dataset(home(), recipe.data).fingerprint != sweep.about()["data_fingerprint"]:
-        raise InputError(
-            f"data set `{recipe.data}` is not the one that sweep `{sweep.name}` began with: trials on both cannot be "
-            f"compared; start a new sweep"
-        )
+    check_same_data(sweep)
     _say(console, f"starting Ray to go on with {sweep.name}")
     with ray_cluster(arguments.address):
         return _drive(sweep, possible_concurrency(recipe, "recipe"), console)
@@ -147,7 +143,7 @@ def _print_all(as_json: bool, console: Console) -> int:
 
 def _in_a_line(found: dict[str, Any]) -> str:
     done = sum(trial["state"] != "running" for trial in found["trials"])
-    best = f", best joint {100 * found['best']['metrics']['joint']:.1f}" if found["best"] else ""
+    best = f", best joint {100 * found['best']['joint_mean']:.1f}" if found["best"] else ""
     return f"{found['name']}: {found['state']}, {done}/{found['planned_trials']} trials{best}"
 
 
@@ -190,13 +186,46 @@ def _write_thesis(sweep: Sweep) -> int:
     return 0
 
 
+def confirm(arguments: Namespace) -> int:
+    """Run the best configurations and the baseline again on fresh seeds, and judge the best on the test split, once."""
+    from sweeps.confirm.drive import confirm_sweep
+    from sweeps.confirm.report import print_result, write_markdown
+    from sweeps.confirm.result import stored_result
+    from sweeps.errors import FailedError
+
+    for option, value in (("--top", arguments.top), ("--seeds", arguments.seeds)):
+        if value < 1:
+            raise InputError(f"{option} {value}: must be 1 or more")
+    sweep, console = find_sweep(home(), arguments.name), Console()
+    result = stored_result(sweep)
+    if result is not None:
+        _say(console, f"the test split was read at {result['read_test_split']}, and is not read again; it said:")
+    else:
+        try:
+            result = confirm_sweep(sweep, arguments.top, arguments.seeds, arguments.address, console)
+        except FailedError as error:
+            print(f"sweeps: {error}", file=sys.stderr)
+            return 1
+    if result is None:
+        _say(console, f"interrupted; go on: sweeps confirm {sweep.name}")
+        return 1
+
+    from sweeps.tracking import SweepTracking
+
+    files = [sweep.folder / "confirm.json", write_markdown(sweep, result)]
+    SweepTracking(sweep.home, sweep.name, sweep.about()["id"]).attach(files)
+    print_result(_wide(console), result)
+    _say(console, "written: " + ", ".join(map(_relative, files)))
+    return 0
+
+
 def export(arguments: Namespace) -> int:
-    """Write the winner's config."""
-    from sweeps.export import export_best
+    """Write the config of the winner, or of another pick."""
+    from sweeps.export import export_pick
     from sweeps.status import sweep_status
 
     sweep = find_sweep(home(), arguments.name)
-    text = export_best(sweep, sweep_status(sweep))
+    text = export_pick(sweep, sweep_status(sweep), arguments.pick)
     if arguments.output is None:
         print(text, end="")
         return 0
@@ -319,7 +348,8 @@ def _report(sweep: Sweep, console: Console) -> int:
     SweepTracking(sweep.home, sweep.name, sweep.about()["id"]).attach(files)
     print_leaderboard(_wide(console), found)
     _say(console, "written: " + ", ".join(map(_relative, [sweep.folder, *files])))
-    _say(console, f"next: sweeps ui · sweeps export {sweep.name} -o best.yaml · sweeps train best.yaml")
+    after = f"sweeps confirm {sweep.name} · sweeps export {sweep.name} -o best.yaml · sweeps train best.yaml"
+    _say(console, f"next: sweeps ui · {after}")
     return 0 if found["best"] is not None else 1
 
 

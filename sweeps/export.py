@@ -6,7 +6,9 @@ import yaml
 from pydantic import BaseModel
 
 from senet.config import TrialConfig
-from senet.errors import InputError
+from sweeps.confirm.report import confirmation
+from sweeps.confirm.result import stored_result
+from sweeps.picks import pick_trial
 from sweeps.status import Status
 from sweeps.sweep import Sweep, versions
 
@@ -16,31 +18,47 @@ def trial_config(sweep: Sweep, trial: Status) -> TrialConfig:
     return sweep.recipe().parsed_space("recipe").config(trial["params"], seed=trial["seed"])
 
 
-def export_best(sweep: Sweep, status: Status) -> str:
-    """The best trial's config as YAML. Raises InputError where no trial is complete."""
-    best = status["best"]
-    if best is None:
-        raise InputError(f"sweep `{sweep.name}` has no complete trial yet; look at it: sweeps status {sweep.name}")
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in best["metrics"].items())
+def export_pick(sweep: Sweep, status: Status, wanted: str) -> str:
+    """The config of the trial that `--pick` asks for (`pick_trial`), as YAML, with what is known about it.
+
+    Raises:
+        InputError: there is no such trial, or confirm.json is damaged.
+    """
+    picked = pick_trial(status, wanted)
+    confirmed = confirmation(stored_result(sweep), picked["params"], sweep.name)
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in picked["metrics"].items())
+    over_seeds = {name: picked[name] for name in ("n", "joint_mean", "joint_sd")}
     provenance = {
         "sweep": sweep.name,
         "sweep_id": sweep.about()["id"],
         "data_fingerprint": sweep.about()["data_fingerprint"],
-        "trial": best["number"],
-        "seed": best["seed"],
-        "base_key": best["base_key"],
-        "mlflow_run_id": best["mlflow_run_id"],
-        "validation": best["metrics"],
+        "pick": wanted,
+        "trial": picked["number"],
+        "seed": picked["seed"],
+        "base_key": picked["base_key"],
+        "mlflow_run_id": picked["mlflow_run_id"],
+        "validation": picked["metrics"],
+        "validation_over_seeds": over_seeds,
+        "confirmation": confirmed,
         "versions": versions(),
     }
+    count = sum(trial["state"] == "complete" for trial in status["trials"])
     return (
-        f"# The best of {sum(t['state'] == 'complete' for t in status['trials'])} complete trials of the sweep "
-        f"`{sweep.name}`: trial {best['number']}.\n# On the validation split: {metrics}.\n"
+        f"# Trial {picked['number']} of the sweep `{sweep.name}`: {_described(wanted)} of {count} complete trials.\n"
+        f"# On the validation split: {metrics}.\n"
+        f"# {confirmed['said'][0].upper()}{confirmed['said'][1:]}.\n"
         "# Train it in full: sweeps train FILE, or, without Ray and MLflow: senet train FILE\n\n"
-        + _commented(trial_config(sweep, best), "")
+        + _commented(trial_config(sweep, picked), "")
         + "\n# where this config comes from\n"
         + yaml.safe_dump({"provenance": provenance}, sort_keys=False)
     )
+
+
+def _described(wanted: str) -> str:
+    if wanted.startswith("trial:"):
+        return "chosen by its number, one"
+    words = {"best": "the best", "knee": "the knee between original and streaming accuracy"}
+    return words.get(wanted, f"the best streaming accuracy with {wanted}")
 
 
 def _commented(config: BaseModel, indent: str) -> str:

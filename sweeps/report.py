@@ -1,6 +1,7 @@
 """What is left of a sweep for people: leaderboard, table, picture."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from senet.files import write_atomically
+from sweeps.analysis import Configuration, Spread, configurations, weights_of_first_place
 from sweeps.progress import percent
 from sweeps.status import Status
 from sweeps.sweep import Sweep
@@ -16,51 +18,39 @@ _COLUMNS = ("joint", "original_topk", "streaming_topk", "base_topk", "retention"
 _SHOWN = 10
 
 
-def ranked(status: Status) -> list[Status]:
-    """Complete trials, best first."""
-    complete = [trial for trial in status["trials"] if trial["state"] == "complete"]
-    return sorted(complete, key=lambda trial: -trial["metrics"]["joint"])
-
-
 def write_report(sweep: Sweep, status: Status) -> list[Path]:
     """Write leaderboard.csv, report.md and result.png into the sweep's folder; returns the files."""
-    trials = ranked(status)
-    paths = sorted({path for trial in trials for path in trial["params"]})
+    ranking = configurations(status["trials"])
     table = sweep.folder / "leaderboard.csv"
     with table.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["trial", "seed", *_COLUMNS, "seconds", "base_reused", *paths])
-        for trial in trials:
-            numbers = [trial["metrics"][name] for name in _COLUMNS]
-            params = [trial["params"].get(path) for path in paths]
-            told = [round(trial["seconds"], 2), trial["base_reused"]]
-            rows.writerow([trial["number"], trial["seed"], *numbers, *told, *params])
+        csv.writer(file).writerows(_csv_rows(ranking))
     text = sweep.folder / "report.md"
-    text.write_text(_markdown(status, trials))
+    text.write_text(_markdown(status, ranking))
     files = [table, text]
-    if trials:
+    if ranking:
         picture = sweep.folder / "result.png"
-        _draw(picture, status, trials)
+        _draw(picture, status, ranking)
         files.append(picture)
     return files
 
 
 def print_leaderboard(console: Console, status: Status) -> None:
-    """The best trials against the baseline."""
+    """The best configurations against the baseline."""
     k = status["objective"]["top_k"]
-    table = Table(title=f"{status['name']}: best trials (percent, top {k})", title_justify="left")
-    for heading in ("", "trial", "joint", "original", "streaming", "base", "retention"):
+    table = Table(
+        title=f"{status['name']}: best configurations (percent, top {k}; means over n seeds)", title_justify="left"
+    )
+    for heading in ("", "trial", "n", "joint", "original", "streaming", "base", "retention"):
         table.add_column(heading, justify="right")
     table.add_column("parameters", overflow="fold")
-    baseline, best = status["baseline"], status["best"]
-    shown = ranked(status)[:_SHOWN]
-    if baseline is not None and baseline["number"] not in [trial["number"] for trial in shown]:
+    ranking = configurations(status["trials"])
+    baseline = next((one for one in ranking if one.enqueued), None)
+    shown = ranking[:_SHOWN]
+    if baseline is not None and baseline not in shown:
         shown.append(baseline)
-    for trial in shown:
-        is_baseline = baseline is not None and trial["number"] == baseline["number"]
-        mark = "best" if trial["number"] == best["number"] else "baseline" if is_baseline else ""
-        cells = [percent(trial["metrics"][name]) for name in _COLUMNS]
-        table.add_row(mark, str(trial["number"]), *cells, describe_params(trial["params"]))
+    for one in shown:
+        mark = "best" if one is ranking[0] else "baseline" if one is baseline else ""
+        table.add_row(mark, str(one.first["number"]), *_cells(one), describe_params(one.first["params"]))
     console.print(table)
     console.print(summary(status), soft_wrap=True, markup=False, highlight=False)
 
@@ -79,11 +69,14 @@ def summary(status: Status) -> str:
         ]
         lines.append(f"standard error of the best trial's accuracy: {', '.join(errors)}")
     if best is not None and baseline is not None:
-        gain = 100 * (best["metrics"]["joint"] - baseline["metrics"]["joint"])
-        lines.append(
-            f"best: trial {best['number']}, joint {percent(best['metrics']['joint'])}; baseline: trial "
-            f"{baseline['number']}, joint {percent(baseline['metrics']['joint'])}; {gain:+.1f} points on validation"
+        gain = 100 * (best["joint_mean"] - baseline["joint_mean"])
+        best_joint, baseline_joint = (
+            f"trial {one['number']}, joint {spread_percent(Spread(one['joint_mean'], one['joint_sd'], one['n']))} "
+            f"(n={one['n']})"
+            for one in (best, baseline)
         )
+        lines.append(f"best: {best_joint}; baseline: {baseline_joint}; {gain:+.1f} points on validation")
+    lines += _weights(status)
     lines.append(
         f"bases: {bases['trained']} trained, {bases['reused']} trials on reused ones, "
         f"{bases['seconds_saved']:.0f} s of training saved"
@@ -91,6 +84,23 @@ def summary(status: Status) -> str:
     failed = [trial for trial in status["trials"] if trial["state"] == "failed"]
     lines += [f"failed: trial {trial['number']}: {trial['error']}" for trial in failed]
     return "\n".join(lines)
+
+
+def _weights(status: Status) -> list[str]:
+    """For which weights of the objective the best stays the best, in a line; nothing where there is no best."""
+    ranking = configurations(status["trials"])
+    interval = weights_of_first_place(ranking[0], ranking) if ranking else None
+    if interval is None:
+        return []
+    return [
+        f"trial {ranking[0].first['number']} is first of {len(ranking)} configurations for w from {interval[0]:.2f} to "
+        f"{interval[1]:.2f} (w = {status['objective']['original_weight']:g} was asked for)"
+    ]
+
+
+def spread_percent(found: Spread) -> str:
+    """A mean in percent, of several values with their standard deviation."""
+    return percent(found.mean) + ("" if found.sd is None else f" ± {percent(found.sd)}")
 
 
 def standard_error(fraction: float, count: int) -> float:
@@ -108,56 +118,75 @@ def describe_params(params: dict[str, Any]) -> str:
     )
 
 
-def _markdown(status: Status, trials: list[Status]) -> str:
-    head = "| trial | joint | original | streaming | base | retention | base reused | parameters |"
-    rows = [
-        f"| {trial['number']} | "
-        + " | ".join(percent(trial["metrics"][name]) for name in _COLUMNS)
-        + f" | {'yes' if trial['base_reused'] else 'no'} | {describe_params(trial['params'])} |"
-        for trial in trials
+def _cells(one: Configuration) -> list[str]:
+    """n, and the metrics in percent: the joint with its spread, the means of the others."""
+    return [
+        str(len(one.trials)),
+        *(spread_percent(one.over_seeds(name)) if name == "joint" else percent(one.mean(name)) for name in _COLUMNS),
     ]
-    objective = status["objective"]
+
+
+def _csv_rows(ranking: list[Configuration]) -> Iterator[list[Any]]:
+    """The leaderboard with its heading: means over seeds; `trial` is the first of a configuration."""
+    paths = sorted({path for one in ranking for path in one.first["params"]})
+    yield ["trial", "n", "seeds", "joint", "joint_sd", *_COLUMNS[1:], "seconds", "base_reused", *paths]
+    for one in ranking:
+        joint, seconds = one.over_seeds("joint"), [trial["seconds"] for trial in one.trials]
+        means = [one.mean(name) for name in _COLUMNS[1:]]
+        seeds = " ".join(str(trial["seed"]) for trial in one.trials)
+        told = [round(sum(seconds) / len(seconds), 2), one.first["base_reused"]]
+        params = [one.first["params"].get(path) for path in paths]
+        yield [one.first["number"], joint.n, seeds, joint.mean, joint.sd, *means, *told, *params]
+
+
+def _markdown(status: Status, ranking: list[Configuration]) -> str:
+    head = "| trial | n | joint | original | streaming | base | retention | base reused | parameters |"
+    rows = [
+        f"| {one.first['number']} | "
+        + " | ".join(_cells(one))
+        + f" | {'yes' if one.first['base_reused'] else 'no'} | {describe_params(one.first['params'])} |"
+        for one in ranking
+    ]
+    objective, count = status["objective"], sum(trial["state"] == "complete" for trial in status["trials"])
     intro = (
-        f"# Sweep {status['name']}\n\nData set `{status['data']}`, {len(trials)} complete trials, accuracy in percent "
-        f"on the validation split, top {objective['top_k']}; joint = {objective['original_weight']} · original + "
-        f"{round(1 - objective['original_weight'], 6)} · streaming.\n\n"
+        f"# Sweep {status['name']}\n\nData set `{status['data']}`, {count} complete trials of {len(ranking)} "
+        f"configurations, accuracy in percent on the validation split, top {objective['top_k']}; joint = "
+        f"{objective['original_weight']} · original + {round(1 - objective['original_weight'], 6)} · streaming. A "
+        "configuration's numbers are means over n seeds, the joint with its standard deviation; its trial is the "
+        "first of them.\n\n"
     )
     bullets = "".join(f"- {line}\n" for line in summary(status).splitlines())
     return f"{intro}{bullets}\n![original against streaming accuracy](result.png)\n\n{head}\n" + (
-        "|" + "---|" * 8 + "\n" + "\n".join(rows) + "\n"
+        "|" + "---|" * 9 + "\n" + "\n".join(rows) + "\n"
     )
 
 
-def _draw(path: Path, status: Status, trials: list[Status]) -> None:
-    """Original against streaming accuracy, one dot a trial, lines of equal joint through best and baseline."""
+def _draw(path: Path, status: Status, ranking: list[Configuration]) -> None:
+    """Original against streaming accuracy, one dot a configuration, lines of equal joint through best and baseline."""
     import io
 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
-    bases = {key: i for i, key in enumerate(dict.fromkeys(trial["base_key"] for trial in trials))}
-    axes.scatter(
-        [100 * trial["metrics"]["streaming_topk"] for trial in trials],
-        [100 * trial["metrics"]["original_topk"] for trial in trials],
-        c=[bases[trial["base_key"]] for trial in trials],
-        cmap="tab20",
-        s=36,
-    )
+    bases = {key: i for i, key in enumerate(dict.fromkeys(one.first["base_key"] for one in ranking))}
+    points = [tuple(100 * one.mean(name) for name in ("streaming_topk", "original_topk")) for one in ranking]
+    colours = [bases[one.first["base_key"]] for one in ranking]
+    axes.scatter([x for x, _ in points], [y for _, y in points], c=colours, cmap="tab20", s=36)
     weight = status["objective"]["original_weight"]
-    marks = [("baseline", status["baseline"], "tab:gray", "s"), ("best", status["best"], "tab:red", "*")]
-    for label, trial, colour, marker in marks:
-        if trial is None:
+    baseline = next((i for i, one in enumerate(ranking) if one.enqueued), None)
+    for label, i, colour, marker in (("baseline", baseline, "tab:gray", "s"), ("best", 0, "tab:red", "*")):
+        if i is None:
             continue
-        x, y = (100 * trial["metrics"][name] for name in ("streaming_topk", "original_topk"))
-        joint = percent(trial["metrics"]["joint"])
+        joint = percent(ranking[i].mean("joint"))
+        x, y = points[i]
         axes.plot(x, y, marker, color=colour, markersize=16, markerfacecolor="none", label=f"{label}: joint {joint}")
         if weight > 0:
             axes.axline((x, y), slope=-(1 - weight) / weight, color=colour, linewidth=0.8, linestyle="--")
     k = status["objective"]["top_k"]
     axes.set_xlabel(f"streaming accuracy, top {k} (percent)")
     axes.set_ylabel(f"original accuracy after streaming, top {k} (percent)")
-    axes.set_title(f"{status['name']}: {len(trials)} trials; one colour a base, dashed: equal joint")
+    axes.set_title(f"{status['name']}: {len(ranking)} configurations; one colour a base, dashed: equal joint")
     axes.legend(loc="best")
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120, format="png")

@@ -5,6 +5,7 @@ from typing import Any
 from senet.data.catalogue import chance_topk, dataset_folder
 from senet.data.store import open_dataset
 from senet.errors import InputError
+from sweeps.analysis import configurations
 from sweeps.booking import booked
 from sweeps.config import Recipe
 from sweeps.ledger import Entry, entries_of, is_finished
@@ -17,7 +18,8 @@ def sweep_status(sweep: Sweep) -> Status:
     """State, objective, bases, best trial, baseline and all trials of a sweep; plain values for JSON.
 
     `state` is running, paused, interrupted or finished. A trial that was running when its sweep was interrupted stays
-    `running`: it goes on when the sweep is resumed.
+    `running`: it goes on when the sweep is resumed. `best` and `baseline` are configurations, ranked by their mean
+    joint over seeds: the first complete trial of each, with `n`, `joint_mean` and `joint_sd`.
     """
     recipe = sweep.recipe()
     driven = sweep.is_driven()
@@ -28,6 +30,7 @@ def sweep_status(sweep: Sweep) -> Status:
     finished = is_finished(recipe, entries, ending)
     stopped = "paused" if str(ending).startswith("paused") else "interrupted"
     reused = [trial for trial in trials if trial["base_reused"]]
+    ranking = configurations(trials)
     return {
         "name": sweep.name,
         "state": "running" if driven and not finished else "finished" if finished else stopped,
@@ -45,17 +48,11 @@ def sweep_status(sweep: Sweep) -> Status:
             "reused": len(reused),
             "seconds_saved": sum(trial["seconds_saved"] for trial in reused),
         },
-        "best": best_of(trials),
-        "baseline": best_of([trial for trial in trials if trial["enqueued"]]),
+        "best": next((one.described() for one in ranking), None),
+        "baseline": next((one.described() for one in ranking if one.enqueued), None),
         "device_seconds": booked(entries),
         "trials": trials,
     }
-
-
-def best_of(trials: list[Status]) -> Status | None:
-    """The complete trial of the highest joint; the earlier one of two alike."""
-    complete = [trial for trial in trials if trial["state"] == "complete"]
-    return max(complete, key=lambda trial: trial["metrics"]["joint"], default=None)
 
 
 def _trial(sweep: Sweep, entry: Entry, seed: int) -> Status:

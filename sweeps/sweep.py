@@ -6,6 +6,7 @@ ledger.db       the Optuna study
 trials/0007/    result.json, progress.json, error.txt of trial 7; attempt-1.json: of an attempt that was set aside
 driven.json, ending.json, asked.json      wall time so far, why the last session ended, what the driver is asked for
 leaderboard.csv, report.md, result.png    written at the end
+confirm.json, confirm.md    what confirming it on fresh seeds came to; the study itself is the sweep NAME-confirm
 thesis/             tables, statements, figures and epoch times of a sweep over the thesis' grid
 """
 
@@ -23,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from senet.data.catalogue import obtain_dataset
 from senet.data.store import check_name
 from senet.errors import InputError
 from senet.files import write_atomically
@@ -179,6 +181,16 @@ def find_sweep(home: Path, name: str) -> Sweep:
         known = ", ".join(sorted(path.parent.name for path in (home / "sweeps").glob("[!.]*/sweep.json"))) or "none yet"
         raise InputError(f"no sweep `{name}` in {home / 'sweeps'}; there are: {known}")
     return sweep
+
+
+def check_same_data(sweep: Sweep) -> None:
+    """Raise InputError where the data set is no longer the one that the sweep began with."""
+    data = sweep.recipe().data
+    if obtain_dataset(sweep.home, data).fingerprint != sweep.about()["data_fingerprint"]:
+        raise InputError(
+            f"data set `{data}` is not the one that sweep `{sweep.name}` began with: trials on both cannot be "
+            f"compared; start a new sweep"
+        )
 
 
 def remove_sweep(sweep: Sweep) -> None:

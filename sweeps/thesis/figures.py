@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from senet.files import write_atomically
-from sweeps.thesis.results import Results, RowResult, spread
+from sweeps.analysis import spread
+from sweeps.thesis.results import Results, RowResult
 
 _CURVES = ("resnet18", "resnet18-soft-margin", "senet18", "senet18-soft-margin")
 

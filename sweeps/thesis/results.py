@@ -1,28 +1,12 @@
 """What our trials have come to, row by row."""
 
-import statistics
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from senet.config import TrialConfig
 from sweeps.ledger import Entry, Result
 from sweeps.space import Space
 from sweeps.thesis.rows import ROWS, Row
-
-
-class Spread(NamedTuple):
-    """Mean, standard deviation (None of a single value) and number of values."""
-
-    mean: float
-    sd: float | None
-    n: int
-
-
-def spread(values: list[float]) -> Spread | None:
-    """Of some values; None of none."""
-    if not values:
-        return None
-    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from scipy.stats import spearmanr
 from scipy.stats import t as student
 
-from sweeps.thesis.results import Results, Spread, spread
+from sweeps.analysis import Spread, spread
+from sweeps.thesis.results import Results
 
 # Below this rank correlation base accuracy explains less than half of the variance of the joint ranks.
 _GOOD_CORRELATION = 0.7

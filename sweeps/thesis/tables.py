@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sweeps.thesis.results import Results, RowResult, Spread, spread
+from sweeps.analysis import Spread, spread
+from sweeps.thesis.results import Results, RowResult
 from sweeps.thesis.rows import ROWS, Row
 from sweeps.thesis.statements import Statement
 

@@ -11,11 +11,12 @@ from PIL import Image
 
 from senet.data.breeds import prepare_breeds
 from senet.data.store import Dataset
+from sweeps.analysis import Spread, spread
 from sweeps.cli import main
 from sweeps.ledger import Ledger
 from sweeps.status import sweep_status
 from sweeps.sweep import Sweep, create_sweep
-from sweeps.thesis.results import Spread, gather, spread
+from sweeps.thesis.results import gather
 from sweeps.thesis.rows import ROWS, row_configs, thesis_recipe
 from sweeps.thesis.statements import HOLDS, REVERSED, UNDECIDED, Statement, interval, statements, verdict
 from sweeps.thesis.tables import show, table_csv, table_markdown, table_rows

@@ -1,0 +1,57 @@
+"""Confirms a sweep: runs its study on Ray, looks at the pictures of every trial, concludes."""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from sweeps.confirm.study import check_study, study_of, study_recipe
+from sweeps.environment import set_ray_environment
+from sweeps.status import sweep_status
+from sweeps.sweep import Sweep, check_same_data, create_sweep
+
+
+def confirm_sweep(sweep: Sweep, top: int, seeds: int, address: str | None, console: Console) -> dict[str, Any] | None:
+    """Run what is left of the study of `sweep`, and conclude it.
+
+    Args:
+        top: so many of the best configurations are candidates, and the baseline.
+        seeds: fresh ones of each candidate.
+        address: of the Ray cluster to join; None: start Ray.
+
+    Returns:
+        The result, as confirm.json holds it; None after an interruption.
+
+    Raises:
+        InputError: the sweep cannot be confirmed, or its study was begun otherwise.
+        FailedError: the baseline has failed with every fresh seed, or a worker died again and again.
+    """
+    found = sweep_status(sweep)
+    recipe, study = study_recipe(sweep, found, top, seeds), study_of(sweep)
+    check_study(sweep, recipe)
+    check_same_data(sweep)
+    set_ray_environment(local=address is None)
+
+    # Ray reads its environment when it is imported.
+    from sweeps.confirm.hits import measure_hits
+    from sweeps.confirm.result import conclude
+    from sweeps.run import close, drive, possible_concurrency, ray_cluster
+    from sweeps.tasks import run_tasks
+
+    _say(console, f"starting Ray for sweep {study.name}: {recipe.search.trials} trials on fresh seeds")
+    with ray_cluster(address):
+        concurrency = possible_concurrency(recipe, "recipe")
+        if not study.folder.exists():
+            create_sweep(sweep.home, study.name, study.name, recipe, sweep.about()["data_fingerprint"])
+        if sweep_status(study)["state"] == "finished":
+            close(study)
+        elif drive(study, concurrency, console) is not None:
+            return None
+        _say(console, "looking at the pictures of every trial")
+        with study.driving():
+            return conclude(sweep, found, top, lambda work: run_tasks(measure_hits, work, recipe.resources))
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    sys.stdout.flush()

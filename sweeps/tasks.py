@@ -1,0 +1,29 @@
+"""Work of a sweep that is no trial, on the Ray that this process has joined."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from sweeps.config import ResourcesConfig
+from sweeps.errors import FailedError
+
+
+def run_tasks(function: Callable[[Any], None], arguments: Sequence[Any], resources: ResourcesConfig) -> None:
+    """Call `function` with each of the arguments, in workers with a trial's resources, as many at a time as fit.
+
+    A call whose process dies is made again.
+
+    Raises:
+        FailedError: a process died whenever a call was made.
+        Exception: whatever a call raises.
+    """
+    task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu)(function)
+    try:
+        ray.get([task.remote(argument) for argument in arguments])
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        reason = str(error).partition("\n")[0]
+        raise FailedError(f"a process died while it measured: {reason}") from None
