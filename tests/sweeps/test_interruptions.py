@@ -30,9 +30,11 @@ def test_an_interrupted_sweep_ends_cleanly_and_goes_on(home: Home, sent: signal.
     # Long enough base phases that the signal finds trials at work.
     slow = merged(RECIPE, {"config": {"base": {"epochs": 12}}, "search": {"trials": 6}})
     process = home.start("sweeps", "run", str(home.recipe("cut", **slow)))
-    wait_for(lambda: len(ended(home, "cut")) >= 2)
+    # While the first trials load what they need there is time to ask.
+    wait_for((home.folder / "sweeps" / "cut" / "driver.lock").exists)
     assert "running already" in home.call("sweeps", "resume", "cut", code=2)
     assert "interrupt it first" in home.call("sweeps", "delete", "cut", "--yes", code=2)
+    wait_for(lambda: len(ended(home, "cut")) >= 2)
     os.kill(process.pid, sent)
     out, error = process.communicate(timeout=180)
     assert process.returncode == 1, out + error
