@@ -23,6 +23,9 @@ from senet.models.custom import check_images_fit, source_digest
 from senet.protocols import split_labels, stages, streaming_epochs
 from senet.streaming import Strategy, importance, strategies
 
+TRANSFER = ("backward_transfer", "stage_forgetting")
+"""What reports of the streaming phase hold from the second stage on."""
+
 # Raised when the same config would train another base: old bases are then no longer used.
 _ALGORITHM = 2
 
