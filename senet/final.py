@@ -100,9 +100,13 @@ def _finished(
         # The first split is the validation split: the calibration is fitted there, and judged on the test split too.
         fitted = fitted or scores.calibration()
         probabilities = fitted.probabilities(torch.cat([scores.base_logits, scores.logits]))
-        error = metrics.calibration_error(probabilities, torch.cat([scores.base_labels, scores.labels]))
+        labels = torch.cat([scores.base_labels, scores.labels])
+        errors = {
+            "calibration_error": metrics.calibration_error(probabilities, labels),
+            "top1_calibration_error": metrics.top1_calibration_error(probabilities, labels),
+        }
         after = evaluation.after(scores, before["base_top1"], before["base_topk"], fitted)
-        results[split] = before | _numbers(after | {"calibration_error": error})
+        results[split] = before | _numbers(after | errors)
     assert fitted is not None
     # Stages are told apart on the validation split alone.
     last = streamed.history[-1]

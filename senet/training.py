@@ -69,6 +69,7 @@ def print_result(folder: Path, model: Model) -> None:
         print(
             f"{split} (percent, top {k}): base {100 * values['base_topk']:.1f}, after streaming: original "
             f"{100 * values['original_topk']:.1f}, streaming {100 * values['streaming_topk']:.1f}, joint "
-            f"{100 * values['joint']:.1f}, calibration error {100 * values['calibration_error']:.1f}"
+            f"{100 * values['joint']:.1f}, calibration error of all labels "
+            f"{100 * values['calibration_error']:.1f}, of the likeliest {100 * values['top1_calibration_error']:.1f}"
         )
     print(f"wrote {folder}; try it: senet predict {folder} IMAGE…")
