@@ -100,7 +100,10 @@ def load_model(folder: Path) -> Model:
     try:
         described = json.loads((folder / "model.json").read_text())
         if described["format"] != FORMAT:
-            raise ValueError(f"its format is {described['format']!r}, this version reads {FORMAT}")
+            raise InputError(
+                f"{folder}: was written by another version (format {described['format']!r}, this one reads {FORMAT});"
+                " train it again"
+            )
         preprocessing, calibration = described["preprocessing"], described["calibration"]
         model = Model(
             config=config,

@@ -139,7 +139,7 @@ def test_wrong_input_to_a_model(config: Path, home: Path, tmp_path: Path, capsys
     described = (folder / "model.json").read_text()
     (folder / "model.json").write_text(described.replace('"format": 2', '"format": 1'))
     message = line_of(capsys, "predict", str(folder), str(text))
-    assert "the model folder is damaged: its format is 1, this version reads 2" in message
+    assert f"{folder}: was written by another version (format 1, this one reads 2); train it again" in message
     (folder / "model.json").write_text(described)
     (folder / "weights.safetensors").write_bytes(b"pickle")
     assert f"{folder}: the model folder is damaged" in line_of(capsys, "predict", str(folder), str(text))
