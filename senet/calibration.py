@@ -1,15 +1,14 @@
 """From scores to probabilities: one scale and one bias, fitted on validation data (Platt 1999).
 
-The margin loss fixes only differences of logits, so a sigmoid of its raw logits is no probability. Here
-p = sigmoid(scale · centred logit + bias), where centred means minus the image's mean over labels.
+The margin loss fixes only differences of an image's logits, so a sigmoid of its raw logits is no probability. Here
+p = sigmoid(scale · log-odds + bias), the log-odds being those of a softmax: how far a score is above all others of the
+image together. How far it is above their mean says less: of a sure image and an unsure one it makes the same.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from senet.losses import centred
 
 _ITERATIONS = 25
 
@@ -23,7 +22,13 @@ class Calibration:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (N, C) → probabilities (N, C)."""
-        return torch.sigmoid(self.scale * centred(logits) + self.bias)
+        return torch.sigmoid(self.scale * log_odds(logits) + self.bias).to(logits.dtype)
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """Log-odds of every label in a softmax, log p − log(1 − p): logits (N, C) → (N, C), double, always finite."""
+    log_p = torch.log_softmax(logits.double(), dim=1).clamp_max(-1e-12)
+    return log_p - torch.log(-torch.expm1(log_p))
 
 
 def fit(logits: Tensor, targets: Tensor) -> Calibration:
@@ -35,7 +40,7 @@ def fit(logits: Tensor, targets: Tensor) -> Calibration:
 
     A fixed number of steps on the device: nothing is read by the host.
     """
-    scores = centred(logits).double().flatten()
+    scores = log_odds(logits).flatten()
     truth = targets.flatten()
     positives = truth.sum().double()
     negatives = truth.numel() - positives

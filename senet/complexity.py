@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from senet.config import ModelConfig
 from senet.models import build_model
+from senet.models.custom import logits_of
 
 _COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -30,7 +31,7 @@ def complexity(model: ModelConfig, classes: int, size: int) -> Complexity:
     It takes tenths of a second, and the first time in a process some seconds more, for what torch then imports.
 
     Raises:
-        InputError: the network does not take images of this size.
+        InputError: the network does not take images of this size, or is the user's own and cannot be counted.
     """
     activations = 0
 
@@ -47,7 +48,11 @@ def complexity(model: ModelConfig, classes: int, size: int) -> Complexity:
                 # It counts for nothing and changes no shape, but on the meta device it takes most of the time.
                 module.forward = _unchanged  # type: ignore[method-assign]
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            network(torch.empty(1, 3, size, size))
+            images = torch.empty(1, 3, size, size)
+            if model.is_custom:
+                logits_of(network, model, classes, images)
+            else:
+                network(images)
     return Complexity(sum(p.numel() for p in network.parameters()), counter.get_total_flops(), activations)
 
 

@@ -26,7 +26,8 @@ class Cost:
 
 
 def measure_cost(config: TrialConfig, classes: int, size: int, runtime: Runtime) -> Cost:
-    """Count, and time a few batches of random images (N, 3, size, size)."""
+    """Count, and time a few batches of random images (N, 3, size, size). Raises InputError as `complexity` does."""
+    counted = complexity(config.model, classes, size)
     network = build_model(config.model, classes).to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(config.base.batch_size, 3, size, size, device=runtime.device)
     images = images.to(memory_format=torch.channels_last)
@@ -47,7 +48,6 @@ def measure_cost(config: TrialConfig, classes: int, size: int, runtime: Runtime)
             network(images)
 
     count = len(images)
-    counted = complexity(config.model, classes, size)
     return Cost(counted, _seconds(train, runtime) / count, _seconds(evaluate, runtime) / count)
 
 

@@ -20,7 +20,7 @@ from senet.evaluation import Evaluation
 from senet.initial import normalised_for
 from senet.loop import OnEpoch, Trained
 from senet.modelfolder import Model
-from senet.phases import stream, train_base, with_importance
+from senet.phases import TRANSFER, stream, train_base, with_importance
 from senet.protocols import WITHOUT_STREAMING, for_protocol
 
 Metrics = dict[str, float]
@@ -100,10 +100,17 @@ def _finished(
         # The first split is the validation split: the calibration is fitted there, and judged on the test split too.
         fitted = fitted or scores.calibration()
         probabilities = fitted.probabilities(torch.cat([scores.base_logits, scores.logits]))
-        error = metrics.calibration_error(probabilities, torch.cat([scores.base_labels, scores.labels]))
+        labels = torch.cat([scores.base_labels, scores.labels])
+        errors = {
+            "calibration_error": metrics.calibration_error(probabilities, labels),
+            "top1_calibration_error": metrics.top1_calibration_error(probabilities, labels),
+        }
         after = evaluation.after(scores, before["base_top1"], before["base_topk"], fitted)
-        results[split] = before | _numbers(after | {"calibration_error": error})
+        results[split] = before | _numbers(after | errors)
     assert fitted is not None
+    # Stages are told apart on the validation split alone.
+    last = streamed.history[-1]
+    results["validation"] |= {name: last[name] for name in TRANSFER if name in last}
     return Model(
         config=config,
         classes=dataset.classes,

@@ -41,10 +41,23 @@ def exact_match(probabilities: Tensor, labels: Tensor) -> Tensor:
     return ((probabilities > 0.5) == labels).all(dim=1).double().mean()
 
 
-def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 10) -> Tensor:
-    """Expected calibration error over all labels: mean |confidence − frequency| in `bins` bins of equal width."""
-    flat, truth = probabilities.flatten().double(), labels.flatten().double()
+def calibration_error(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Expected calibration error over all labels of all images.
+
+    Most labels are not true, and easily known not to be: `top1_calibration_error` is the harder measure.
+    """
+    return _expected_error(probabilities.flatten(), labels.flatten())
+
+
+def top1_calibration_error(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Expected calibration error of every image's likeliest label (Guo et al. 2017)."""
+    return _expected_error(probabilities.amax(dim=1), top1_hits(probabilities, labels))
+
+
+def _expected_error(confidence: Tensor, truth: Tensor, bins: int = 10) -> Tensor:
+    """Mean |confidence − frequency| in `bins` bins of equal width, each weighted by its size: (M,), (M,) → scalar."""
+    flat = confidence.double()
     index = (flat * bins).long().clamp_max(bins - 1)
     zeros = torch.zeros(bins, dtype=torch.float64, device=flat.device)
-    gap = zeros.index_add(0, index, flat) - zeros.index_add(0, index, truth)
+    gap = zeros.index_add(0, index, flat) - zeros.index_add(0, index, truth.double())
     return gap.abs().sum() / flat.numel()

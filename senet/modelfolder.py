@@ -26,7 +26,9 @@ from senet.config import TrialConfig, parse_trial
 from senet.errors import InputError
 from senet.yamlfile import read_mapping
 
-FORMAT = 1
+FORMAT = 2
+"""Raised where what is in a folder changes its meaning; 1 had its calibration on centred logits."""
+
 _WEIGHTS, _IMPORTANCE = "weights.safetensors", "importance.safetensors"
 
 
@@ -97,6 +99,11 @@ def load_model(folder: Path) -> Model:
     config = parse_trial(read_mapping(folder / "config.yaml"), str(folder / "config.yaml"))
     try:
         described = json.loads((folder / "model.json").read_text())
+        if described["format"] != FORMAT:
+            raise InputError(
+                f"{folder}: was written by another version (format {described['format']!r}, this one reads {FORMAT});"
+                " train it again"
+            )
         preprocessing, calibration = described["preprocessing"], described["calibration"]
         model = Model(
             config=config,

@@ -19,9 +19,12 @@ from senet.initial import initial_digest, initial_state
 from senet.loop import Loop, OnEpoch, Report, Task, Trained
 from senet.losses import loss_of
 from senet.models import build_model
-from senet.models.custom import source_digest
+from senet.models.custom import check_images_fit, source_digest
 from senet.protocols import split_labels, stages, streaming_epochs
 from senet.streaming import Strategy, importance, strategies
+
+TRANSFER = ("backward_transfer", "stage_forgetting")
+"""What reports of the streaming phase hold from the second stage on."""
 
 # Raised when the same config would train another base: old bases are then no longer used.
 _ALGORITHM = 2
@@ -55,6 +58,8 @@ def train_base(
     """
     torch.manual_seed(config.seed)
     model = build_model(config.model, len(dataset.classes))
+    if config.model.is_custom:
+        check_images_fit(model, config.model, len(dataset.classes), dataset.size)
     begin = initial_state(config, dataset.classes, model)
     if begin is not None:
         model.load_state_dict(begin)

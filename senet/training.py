@@ -10,6 +10,7 @@ from senet.device import make_runtime
 from senet.final import train_final
 from senet.loop import Report
 from senet.modelfolder import Model, refuse_existing, save_model
+from senet.phases import TRANSFER
 
 
 def model_target(home: Path, config: Path, name: str | None) -> Path:
@@ -49,12 +50,14 @@ def print_epoch(report: Report) -> None:
     """One line an epoch."""
     accuracy = ", ".join(
         f"{name.replace('_', ' ')} {100 * report[name]:.1f}"
-        for name in ("train_topk", "base_topk", "original_topk", "streaming_topk", "joint")
+        for name in ("train_topk", "base_topk", "original_topk", "streaming_topk", "joint", *TRANSFER)
         if name in report
     )
     loss = f"loss {report['train_loss']:.4f}, " if "train_loss" in report else ""
+    back = f", rollbacks {report['rollbacks']}" if "rollbacks" in report else ""
     print(
-        f"{report['phase']} epoch {report['epoch']}/{report['epochs']}: {loss}{accuracy} ({report['seconds']:.0f} s)",
+        f"{report['phase']} epoch {report['epoch']}/{report['epochs']}: {loss}{accuracy} ({report['seconds']:.0f} s)"
+        f"{back}",
         flush=True,
     )
 
@@ -66,6 +69,7 @@ def print_result(folder: Path, model: Model) -> None:
         print(
             f"{split} (percent, top {k}): base {100 * values['base_topk']:.1f}, after streaming: original "
             f"{100 * values['original_topk']:.1f}, streaming {100 * values['streaming_topk']:.1f}, joint "
-            f"{100 * values['joint']:.1f}, calibration error {100 * values['calibration_error']:.1f}"
+            f"{100 * values['joint']:.1f}, calibration error of all labels "
+            f"{100 * values['calibration_error']:.1f}, of the likeliest {100 * values['top1_calibration_error']:.1f}"
         )
     print(f"wrote {folder}; try it: senet predict {folder} IMAGE…")

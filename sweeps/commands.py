@@ -302,13 +302,13 @@ def _check_data(recipe: Recipe, source: str) -> None:
     space = recipe.parsed_space(source)
     check_fits(space.config({}), data, source)
     Constraints(recipe, space, data).check(source)
-    _check_initial(recipe, space, data, source)
+    _check_networks(recipe, space, data, source)
 
 
-def _check_initial(recipe: Recipe, space: Space, data: Description, source: str) -> None:
-    """Raise InputError where the `model.initial` of what is tried first does not fit."""
+def _check_networks(recipe: Recipe, space: Space, data: Description, source: str) -> None:
+    """Raise InputError where a network of the user's own, or a `model.initial`, of what is tried first does not fit."""
     first = [space.config(params) for params in recipe.first_configurations(space, source)] or [space.config({})]
-    configs = {config.model: config for config in first if config.model.initial is not None}
+    configs = {c.model: c for c in first if c.model.is_custom or c.model.initial is not None}
     if not configs:
         return
 
@@ -316,11 +316,14 @@ def _check_initial(recipe: Recipe, space: Space, data: Description, source: str)
 
     from senet.initial import initial_state
     from senet.models import build_model
+    from senet.models.custom import check_images_fit
 
     for model, config in configs.items():
         try:
-            with torch.device("meta"):
+            with torch.device("cpu" if model.is_custom else "meta"):
                 network = build_model(model, len(data.classes))
+            if model.is_custom:
+                check_images_fit(network, model, len(data.classes), data.size)
             initial_state(config, data.classes, network)
         except InputError as error:
             raise InputError(f"{source}: {error}") from None

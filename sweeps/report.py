@@ -81,6 +81,9 @@ def summary(status: Status) -> str:
         f"bases: {bases['trained']} trained, {bases['reused']} trials on reused ones, "
         f"{bases['seconds_saved']:.0f} s of training saved"
     )
+    references = [str(trial["number"]) for trial in status["trials"] if trial["params"].get("streaming.replay")]
+    if references:
+        lines.append(f"references, no competitors, since they look at old images: trial {', '.join(references)}")
     failed = [trial for trial in status["trials"] if trial["state"] == "failed"]
     lines += [f"failed: trial {trial['number']}: {trial['error']}" for trial in failed]
     return "\n".join(lines)

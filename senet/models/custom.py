@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from senet.config import ModelConfig
 from senet.errors import InputError
@@ -40,7 +42,44 @@ def build_custom(config: ModelConfig, classes: int) -> nn.Module:
             raise _refused(config.name, f"called with the config and {classes} classes: {_one_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise _refused(config.name, f"must return a torch.nn.Module, but returned a {type(network).__name__}")
+    if any(map(is_lazy, network.parameters())):
+        raise _refused(config.name, "must know the sizes of its layers, but has a lazy one (torch.nn.Lazy…)")
     return network
+
+
+def logits_of(network: nn.Module, config: ModelConfig, classes: int, images: Tensor) -> Tensor:
+    """Call a network of the user's own, and look at what it gives.
+
+    Args:
+        images: (N, 3, H, W).
+
+    Returns:
+        Logits (N, classes).
+
+    Raises:
+        InputError: it raises, or gives something else.
+    """
+    try:
+        logits = network(images)
+    except (Exception, SystemExit) as error:
+        called = f"called with {images.device.type} images {tuple(images.shape)}"
+        raise _refused(config.name, f"{called}: {_one_line(error)}") from error
+    wanted = (len(images), classes)
+    if not isinstance(logits, Tensor):
+        raise _refused(config.name, f"must give logits {wanted}, but gave a {type(logits).__name__}")
+    if tuple(logits.shape) != wanted:
+        raise _refused(config.name, f"must give logits {wanted}, but gave a tensor {tuple(logits.shape)}")
+    return logits
+
+
+def check_images_fit(network: nn.Module, config: ModelConfig, classes: int, size: int) -> None:
+    """Try a network of the user's own, on the host and in evaluation mode, on two empty images of side `size`.
+
+    Raises InputError where it does not map them to logits; the network is left in training mode, otherwise unchanged.
+    """
+    with torch.no_grad():
+        logits_of(network.eval(), config, classes, torch.zeros(2, 3, size, size))
+    network.train()
 
 
 def source_digest(name: str) -> str:

@@ -7,6 +7,10 @@ resolution of the one before, global average pooling, linear head:
 |---|---|---|---|---|---|
 | of width w | w channels | 2 modules, w | 2 modules, 3w | 2 modules, 6w | 6w |
 | full-size | 384 channels | 4 modules, 384 | 7 modules, 1152 | 3 modules, 2144 | 2144, averaged to 512 |
+
+Inception-SENet, which the thesis proposes without having tried it, ends every module in squeeze-and-excitation with
+`expansion: 2` and `reduction: 32`. Here both are settings like any other, and their defaults are no others than
+elsewhere.
 """
 
 from collections import OrderedDict
@@ -129,7 +133,8 @@ class TraditionalStem(nn.Module):
 def squeeze_excite_stem(config: ModelConfig, channels: int) -> nn.Sequential:
     """7×7/2 conv to 64, BN, ReLU, max-pool, a two-layer SE block: (N, 3, H, W) → (N, channels, H/4, W/4).
 
-    The thesis does not mention the batch-norm, without which nothing else here stands after a convolution.
+    The thesis does not mention the batch-norm, without which nothing else here stands after a convolution, and does not
+    say which block: the one of its 18-layer network.
     """
     return nn.Sequential(
         OrderedDict(

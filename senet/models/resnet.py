@@ -93,8 +93,9 @@ LAYOUTS: dict[int, Layout] = {
 class ResNet(nn.Module):
     """7×7/2 conv, BN, ReLU, max-pool, four stages of residual blocks, global average pooling, dropout, linear head.
 
-    The head gives logits; the thesis' sigmoid is part of the losses and of `predict`. Max-pool and global average
-    pooling are not in the thesis' text, but in the ResNets that it builds on.
+    The head gives logits; the thesis' sigmoid is part of the losses and of `predict`. Max-pool, global average pooling
+    and the ReLU after the addition are not in the thesis' text, but in the ResNets that it builds on. Its §8.1.1 speaks
+    of three groups of layers and a "7×7 SE" first convolution, its §4.2 of four groups: this is §4.2.
     """
 
     def __init__(self, config: ModelConfig, classes: int, layers: int, attention: Attention) -> None:

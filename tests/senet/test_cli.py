@@ -136,5 +136,10 @@ def test_wrong_input_to_a_model(config: Path, home: Path, tmp_path: Path, capsys
     assert "side of 32, but the model takes 24" in line_of(capsys, "stream", str(folder), "large")
     main(["data", "breeds", "more", *DRAW, "--breeds", "8"])
     assert "the model does not know the class" in line_of(capsys, "stream", str(folder), "more")
+    described = (folder / "model.json").read_text()
+    (folder / "model.json").write_text(described.replace('"format": 2', '"format": 1'))
+    message = line_of(capsys, "predict", str(folder), str(text))
+    assert f"{folder}: was written by another version (format 1, this one reads 2); train it again" in message
+    (folder / "model.json").write_text(described)
     (folder / "weights.safetensors").write_bytes(b"pickle")
     assert f"{folder}: the model folder is damaged" in line_of(capsys, "predict", str(folder), str(text))

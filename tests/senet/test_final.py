@@ -13,6 +13,7 @@ from senet.errors import InputError
 from senet.final import stream_model, train_final
 from senet.loop import Report
 from senet.modelfolder import Model, load_model, save_model
+from senet.training import print_epoch
 
 CPU = Runtime(torch.device("cpu"), bf16=False)
 
@@ -41,6 +42,18 @@ def test_what_matters_to_old_images_goes_along(tiny: Dataset, train: Callable[..
     assert sum(float(value.sum()) for value in again.importance.values()) > sum(
         float(value.sum()) for value in found.importance.values()
     )
+
+
+def test_what_later_streams_did_to_earlier_ones_is_told(
+    tiny: Dataset, trial_config: Callable[..., TrialConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = trial_config(base={"epochs": 1}, streaming={"epochs": 1, "stages": 2})
+    model = train_final(config, tiny, CPU, print_epoch, {})
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert "backward transfer" not in first
+    found = model.metrics["validation"]
+    said = f"backward transfer {100 * found['backward_transfer']:.1f}, stage forgetting"
+    assert f"{said} {100 * found['stage_forgetting']:.1f} (" in second
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,8 @@ def test_exact_match_and_calibration_error() -> None:
     probabilities = torch.tensor([[0.95, 0.05], [0.95, 0.65], [0.15, 0.05]])
     labels = torch.tensor([[True, False], [True, False], [True, False]])
     assert metrics.exact_match(probabilities, labels).item() == pytest.approx(1 / 3)
+    # Of the likeliest labels two at 0.95 are true, and the one at 0.15 is.
+    assert metrics.top1_calibration_error(probabilities, labels).item() == pytest.approx((0.1 + 0.85) / 3)
     # Bins: 0.95 twice, both true; 0.65 once, false; 0.15 once, true; 0.05 twice, both false.
     assert metrics.calibration_error(probabilities, labels).item() == pytest.approx((0.1 + 0.65 + 0.85 + 0.1) / 6)
 
@@ -138,16 +140,36 @@ def test_chance_is_the_share_of_choices(classes: int, labels: int, k: int) -> No
     assert chance_topk(classes, labels, k) == pytest.approx(hits / len(choices))
 
 
-def test_calibration_is_logistic_regression() -> None:
+def test_calibration_is_logistic_regression_on_the_log_odds_of_a_softmax() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(4000, 5, generator=generator)
-    centred = losses.centred(logits)
-    truth = torch.rand(4000, 5, generator=generator) < torch.sigmoid(0.7 * centred - 1.3)
+    powers = np.exp(logits.double().numpy())
+    odds = np.log(powers / (powers.sum(axis=1, keepdims=True) - powers))
+    truth = torch.rand(4000, 5, generator=generator) < torch.sigmoid(torch.from_numpy(0.7 * odds - 1.3))
     fitted = calibration.fit(logits, truth)
-    model = LogisticRegression(C=np.inf).fit(centred.reshape(-1, 1).numpy(), truth.flatten().numpy())
+    model = LogisticRegression(C=np.inf).fit(odds.reshape(-1, 1), truth.flatten().numpy())
     assert fitted.scale.item() == pytest.approx(model.coef_[0, 0], rel=1e-2)
     assert fitted.bias.item() == pytest.approx(model.intercept_[0], rel=1e-2)
+    expected = model.predict_proba(odds.reshape(-1, 1))[:, 1]
+    np.testing.assert_allclose(fitted.probabilities(logits).flatten().numpy(), expected, atol=2e-3)
     assert metrics.calibration_error(fitted.probabilities(logits), truth).item() < 0.02
+    assert metrics.top1_calibration_error(fitted.probabilities(logits), truth).item() < 0.03
+
+
+def test_calibration_ignores_a_shift_of_an_image_as_the_margin_loss_does(
+    batch: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    logits, labels = batch
+    fitted, shifted = calibration.fit(logits, labels), logits + torch.arange(40.0)[:, None]
+    torch.testing.assert_close(fitted.probabilities(shifted), fitted.probabilities(logits), rtol=1e-4, atol=1e-6)
+
+
+def test_images_of_which_one_label_is_sure_give_finite_probabilities() -> None:
+    logits = torch.tensor([[1e4, 0.0, -1e4], [0.0, 0.0, 0.0]])
+    fitted = calibration.fit(logits, torch.tensor([[True, False, False], [False, True, False]]))
+    probabilities = fitted.probabilities(logits)
+    assert probabilities.isfinite().all()
+    assert probabilities[0].tolist() == sorted(probabilities[0].tolist(), reverse=True)
 
 
 def test_calibration_of_separable_scores_stays_finite() -> None:

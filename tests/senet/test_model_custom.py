@@ -9,10 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from senet.config import ModelConfig
+from senet.complexity import complexity
+from senet.config import ModelConfig, TrialConfig
+from senet.data.store import Dataset
+from senet.device import Runtime
 from senet.errors import InputError
 from senet.models import build_model, head_of
 from senet.models.custom import source_digest
+from senet.phases import train_base
 
 NETWORK = """
 from torch import nn
@@ -43,6 +47,25 @@ def leaves(config, classes):
 
 def nothing(config, classes):
     return None
+
+def lazy(config, classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+class Broken(Tiny):
+    def forward(self, images):
+        logits = super().forward(images)
+        if self.wrong == "raises":
+            raise ValueError("no such\\nsize")
+        return {"tuple": (logits,), "shape": logits[:, :2]}[self.wrong]
+
+def broken(wrong):
+    def make(config, classes):
+        network = Broken(config, classes)
+        network.wrong = wrong
+        return network
+    return make
+
+raises, gives_tuple, gives_two = broken("raises"), broken("tuple"), broken("shape")
 """
 
 
@@ -90,6 +113,7 @@ def test_a_network_of_ones_own(write: Callable[[str, str], None], module: str, a
         ("users_network:wrong", "called with the config and 4 classes: ValueError: no such width"),
         ("users_network:leaves", "called with the config and 4 classes: SystemExit: 3"),
         ("users_network:nothing", "must return a torch.nn.Module, but returned a NoneType"),
+        ("users_network:lazy", "must know the sizes of its layers, but has a lazy one (torch.nn.Lazy…)"),
     ],
 )
 def test_a_wrong_network_is_refused_in_one_line(write: Callable[[str, str], None], name: str, reason: str) -> None:
@@ -99,6 +123,34 @@ def test_a_wrong_network_is_refused_in_one_line(write: Callable[[str, str], None
     with pytest.raises(InputError) as refused:
         build_model(ModelConfig(name=name), 4)
     assert str(refused.value) == f"`model.name`: {name}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("attribute", "trained", "counted"),
+    [
+        ("raises", "called with cpu images (2, 3, 24, 24): ValueError: no such size",
+         "called with meta images (1, 3, 24, 24): ValueError: no such size"),
+        ("gives_tuple", "must give logits (2, 6), but gave a tuple", "must give logits (1, 6), but gave a tuple"),
+        ("gives_two", "must give logits (2, 6), but gave a tensor (2, 2)",
+         "must give logits (1, 6), but gave a tensor (1, 2)"),
+    ],
+)  # fmt: skip
+def test_what_gives_no_logits_is_refused_before_it_is_trained_or_counted(
+    write: Callable[[str, str], None],
+    trial_config: Callable[..., TrialConfig],
+    tiny: Dataset,
+    attribute: str,
+    trained: str,
+    counted: str,
+) -> None:
+    write("users_network.py", NETWORK)
+    config = trial_config(model={"name": f"users_network:{attribute}"})
+    with pytest.raises(InputError) as refused:
+        train_base(config, tiny, Runtime(torch.device("cpu"), bf16=False), lambda report: None)
+    assert str(refused.value) == f"`model.name`: users_network:{attribute}: {trained}"
+    with pytest.raises(InputError) as refused:
+        complexity(config.model, len(tiny.classes), tiny.size)
+    assert str(refused.value) == f"`model.name`: users_network:{attribute}: {counted}"
 
 
 @pytest.mark.parametrize("module", ["users_network", "users_package.network"])

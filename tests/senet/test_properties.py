@@ -28,8 +28,9 @@ from senet.loop import Report
 from senet.phases import stream, train_base, with_importance
 from senet.protocols import for_protocol
 
-# The full-size networks have tests of their own: a step of theirs takes seconds here.
-NAMES = [name for name in MODELS if not name.endswith(("_full", "101", "152"))]
+# The full-size networks have tests of their own: a step of theirs takes seconds here. The deepest are for the soak.
+DEEPEST = [name for name in MODELS if name.endswith(("101", "152"))]
+NAMES = [name for name in MODELS if not name.endswith("_full") and name not in DEEPEST]
 
 MODEL = {
     "name": st.sampled_from(NAMES),
@@ -142,4 +143,21 @@ def test_any_config_trains_or_is_refused(tiny: Dataset, values: dict[str, Any]) 
 @given(values=st.fixed_dictionaries(TRIAL))
 @settings(max_examples=100, **QUIET)
 def test_many_configs_train_or_are_refused(tiny: Dataset, values: dict[str, Any]) -> None:
+    check(values, tiny)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1500)
+@given(
+    values=st.fixed_dictionaries(
+        TRIAL
+        | {
+            "model": st.fixed_dictionaries(MODEL | {"name": st.sampled_from(DEEPEST)}),
+            # Gradients of single images take minutes in so many layers.
+            "streaming": st.fixed_dictionaries(STREAMING | {"ewc": st.just(0.0)}),
+        }
+    )
+)
+@settings(max_examples=10, **QUIET)
+def test_the_deepest_networks_train_or_are_refused(tiny: Dataset, values: dict[str, Any]) -> None:
     check(values, tiny)

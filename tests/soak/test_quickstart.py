@@ -48,3 +48,5 @@ def test_the_quickstart_keeps_its_promises(tmp_path: Path) -> None:
     home.call("senet", "train", str(tmp_path / "best.yaml"))
     metrics = json.loads((tmp_path / "models" / "best" / "metrics.json").read_text())
     assert metrics["test"]["calibration_error"] < 0.1
+    # Of winners it was from 0.03 to 0.1; with a calibration on centred logits, which it is here to rule out, 0.26.
+    assert metrics["test"]["top1_calibration_error"] < 0.15

@@ -54,6 +54,11 @@ def counting_network(config: ModelConfig, classes: int) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))
 
 
+def two_logits(config: ModelConfig, classes: int) -> nn.Module:
+    """A network that gives two logits whatever the number of classes."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+
+
 def recipe_of(**changes: Any) -> Recipe:
     return validate_recipe(merged(RECIPE, changes), "r")
 
@@ -183,6 +188,9 @@ def test_the_command_refuses_before_it_begins(home: Path, capsys: pytest.Capture
     shown = refusal(main, capsys, "run", "quickstart", "--set", "config.model.initial=none.pth")
     missing = Path("none.pth").absolute()
     assert f"quickstart.yaml with --set: `model.initial`: {missing}: no such file or model folder" in shown.err
+    mine = f"{__name__}:two_logits"
+    shown = refusal(main, capsys, "run", "quickstart", "--set", f"config.model.name={mine}")
+    assert f"`model.name`: {mine}: must give logits (2, 24), but gave a tensor (2, 2)" in shown.err
     assert not home.exists()
 
 
