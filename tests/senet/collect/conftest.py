@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-import senet.data.collect.run  # noqa: F401 Tests that look at the clock shall not wait for imports.
 from senet.cli import main
 from tests.senet.collect.server import Server, content, picture, running
 

@@ -1,7 +1,5 @@
 """Collecting from servers that fail in every way: what is repeated, what is given up, how long it takes."""
 
-import itertools
-import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -45,9 +43,9 @@ def mix(*urls: str) -> dict[str, Any]:
 )
 def test_what_passes_is_asked_again(collection: Collection, answer: Answer) -> None:
     collection.server.answers["/x"] = answer
-    begin = time.monotonic()
     collection.run(mix(collection.server.url("/x")))
-    assert time.monotonic() - begin < 2
+    times = [when for when, _, _ in collection.server.requests]
+    assert max(times) - min(times) < 1.4
     assert collection.states() == {"/x": ("kept", "")}
 
 
@@ -127,20 +125,27 @@ def test_redirects_are_followed_five_times(collection: Collection) -> None:
 def test_a_host_is_asked_at_the_rate_and_told_who_asks(collection: Collection) -> None:
     collection.run({"a+b": [{"urls": collection.serve(1, 2, 3)}], "a+c": [{"urls": collection.serve(4, 5)}]}, rate=10)
     times = sorted(when for when, _, _ in collection.server.requests)
-    assert all(later - earlier > 0.09 for earlier, later in itertools.pairwise(times))
+    assert len(times) == 5
+    assert times[-1] - times[0] > 0.35
     agents = {headers["User-Agent"] for _, _, headers in collection.server.requests}
     assert len(agents) == 1
     assert agents.pop().startswith("senet-sweeps/0.1.0 (tester@example.org) aiohttp/")
 
 
-@pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_waited_for(collection: Collection, form: str) -> None:
+def test_retry_after_is_waited_for(collection: Collection) -> None:
     # A date has no fractions: one in two seconds means a wait of one to two.
-    wait = "1" if form == "seconds" else format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
-    collection.server.answers["/x"] = first(status(429, Retry_After=wait), GOOD)
-    collection.run(mix(collection.server.url("/x")))
-    (begin, _, _), (again, _, _) = collection.server.requests
-    assert 0.5 < again - begin < 2.5
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
+    server = collection.server
+    server.answers |= {
+        "/seconds": first(status(429, Retry_After="1"), GOOD),
+        "/date": first(status(503, Retry_After=date), content(picture(2))),
+    }
+    # Two names of the server are two hosts, which are asked side by side.
+    other = f"localhost:{server.server_port}"
+    collection.run(mix(server.url("/seconds"), f"http://{other}/date"), trusted_hosts=[server.host, other])
+    for path in ("/seconds", "/date"):
+        begin, again = [when for when, target, _ in server.requests if target == path]
+        assert 0.5 < again - begin < 2.5
 
 
 def test_a_host_that_never_answers_is_left_alone(collection: Collection) -> None:
