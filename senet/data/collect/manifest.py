@@ -48,7 +48,7 @@ class Record(Config):
     """of the file"""
     size: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] | None = None
     """width and height, pixels"""
-    phash: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
+    phash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """perceptual hash, by which near-duplicates are told"""
     state: State
     """what became of it"""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from senet.data.collect.examine import DISTANCE, Picture, Unfit, distance, examine
+from senet.data.collect.examine import Picture, Unfit, examine, near
 from senet.data.collect.fetch import Fetcher, FetchError, LastingError
 from senet.data.collect.folder import Folder, locked
 from senet.data.collect.manifest import Manifest, Record, State, file_name
@@ -175,7 +175,7 @@ def _unwanted(picture: Picture, known: Record, manifest: Manifest, spec: Spec) -
             continue
         if other.sha256 == picture.sha256:
             return f"duplicate: the same file as {other.file}"
-        if distance(other.phash, picture.phash) <= DISTANCE:
+        if near(other.phash, picture.phash):
             return f"near-duplicate: of {other.file}"
     return ""
 

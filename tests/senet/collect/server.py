@@ -18,8 +18,8 @@ Answer = Callable[["Handler", int], None]
 
 
 def picture(seed: int, size: tuple[int, int] = (60, 48), form: str = "JPEG", **options: Any) -> bytes:
-    """A smooth coloured picture of `size` (width, height) that no other seed gives."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    """A coloured picture of `size` (width, height) that no other seed gives."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(file, form, **options)
     return file.getvalue()
