@@ -121,7 +121,7 @@ def test_mutated_answers(fuzz: Fuzz) -> None:
         as_json({"message": [f"http://{fuzz.server.host}/7.jpg"], "status": "success"})
     )
     fuzz.whole()
-    for _ in range(400):
+    for _ in range(150):
         (fuzz.out / "manifest.jsonl").unlink()
         assert fuzz.call() == 0
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,13 @@ class Picture:
 
 
 def examine(content: bytes) -> Picture:
-    """What `content` is, decoded as an import decodes it. Raises Unfit."""
+    """What `content` is, decoded as an import decodes it; by one thread at a time. Raises Unfit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of what is odd in a file, and takes it nevertheless.
+        return _examine(content)
+
+
+def _examine(content: bytes) -> Picture:
     square = np.empty((1, _SIDE, _SIDE, 3), np.uint8)
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)

@@ -153,7 +153,7 @@ class Fetcher:
             kind = FetchError if refused else _PassingError
             raise kind(f"{authority(url)}: {error.os_error.strerror or error.os_error}") from None
         except ValueError as error:
-            raise LastingError(f"no usable address ({_brief(error)})") from None
+            raise LastingError(f"no usable address: {_brief(error)}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise _PassingError(f"the connection broke off ({_brief(error)})") from None
 

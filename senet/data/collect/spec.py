@@ -43,17 +43,12 @@ class Source(Config):
     """a breed of dog.ceo, such as `puggle` or `poodle/toy`"""
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> "Source":
+    def _sound(self) -> "Source":
         if sum(value is not None for _, value in self) != 1:
             raise ValueError("must be one of `urls`, `wikimedia`, `dog_ceo`")
-        return self
-
-    @field_validator("urls")
-    @classmethod
-    def _addresses(cls, value: list[str] | str | None) -> list[str] | str | None:
-        for text in value if isinstance(value, list) else ():
+        for text in self.urls if isinstance(self.urls, list) else ():
             _check_address(text)
-        return value
+        return self
 
 
 class Spec(Config):
