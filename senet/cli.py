@@ -78,6 +78,13 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     folders.add_argument("--replace", action="store_true", help="overwrite a data set of this name")
     folders.set_defaults(action="import_dataset")
 
+    collect = commands.add_parser("collect", help="download pictures of mixes, for you to look through")
+    collect.add_argument("spec", type=Path, help="a YAML file: mixes and their sources, see docs/collecting.md")
+    collect.add_argument("--output", type=Path, metavar="DIR", help="the collection; else collected/SPEC below mlruns")
+    collect.add_argument("--choices", type=Path, metavar="FILE",
+                         help="what the contact sheet saved; else choices.json in the collection")  # fmt: skip
+    collect.set_defaults(action="collect")
+
     breeds = commands.add_parser("breeds", help="draw dog breeds and mixes of them")
     breeds.add_argument("name", help="the data set's name")
     for option, text in (

@@ -1,6 +1,7 @@
 """What each command of `senet` does. torch is imported by the commands that need it."""
 
 import json
+import sys
 from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
@@ -46,6 +47,24 @@ def import_dataset(arguments: Namespace) -> int:
     )
     print("\n".join(report.lines()))
     print(f"wrote {target}; search on it: sweeps run photos --set data={arguments.name}")
+    return 0
+
+
+def collect(arguments: Namespace) -> int:
+    """Download pictures of mixes, and apply what a person chose among them."""
+    from senet.data.collect.run import collect as collect_pictures
+    from senet.data.store import check_name
+
+    name = check_name(arguments.spec.stem, f"{arguments.spec}: the file's name")
+    folder = (arguments.output or home() / "collected" / name).resolve()
+    summary = collect_pictures(arguments.spec, folder, arguments.choices, print)
+    print("\n".join(summary.lines()))
+    if summary.empty:
+        print(f"senet: {folder}: no picture was got", file=sys.stderr)
+        return 1
+    print(f"look through {folder / 'contact-sheet.html'}, save, and call: "
+          f"senet data collect {arguments.spec} --choices choices.json")  # fmt: skip
+    print(f"then: senet data import NAME --base DIR --stream {folder / 'mixes'}")
     return 0
 
 
