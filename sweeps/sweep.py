@@ -2,7 +2,7 @@
 
 sweep.json      id, creation time, versions
 recipe.yaml     the recipe, complete, as it was when the sweep began
-ledger.db       the Optuna study
+ledger.db       the Optuna study; ledger.journal on a mounted share; neither if it is in PostgreSQL
 trials/0007/    result.json, progress.json, error.txt of trial 7
 leaderboard.csv, report.md, result.png    written at the end
 thesis/             tables, statements, figures and epoch times of a sweep over the thesis' grid
