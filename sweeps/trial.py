@@ -80,7 +80,7 @@ def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any
         tune.report(report)
 
     bases = BaseStore(home / "bases")
-    key, base, reused = bases.obtain(config, dataset, runtime, on_epoch, assignment["trainer"])
+    key, base, reused = bases.obtain(config, dataset, runtime, on_epoch, assignment["trainer"], wait=True)
     ready = {"base_key": key, "base_reused": reused, "seconds_saved": base.seconds if reused else 0.0}
     result |= ready | {"history": base.history, "environment": runtime.identity()}
     on_epoch({**base.history[-1], **ready, "phase": "ready"})
