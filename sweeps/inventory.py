@@ -5,7 +5,7 @@ bases/KEY/
     weights-….safetensors      importance.safetensors joins them where it is asked for
     used                       dated by the last use
     making.json, progress.pt   of a base in the making: what it will be, and where a later trial goes on from
-    lease-N.json               of who trains it (`sweeps.lease`)
+    lease-N.json, .clock       of who trains it, and of who asked (`sweeps.lease`)
 """
 
 import hashlib

@@ -147,11 +147,13 @@ class Ledger:
         attributes: dict[str, Any] = {"seed": space.seed if seed is None else seed}
         attributes |= {} if enqueued is None else {"enqueued": enqueued}
         attributes |= {} if answers is None else {"answers": answers}
-        trials = self.trials()
+        trials, trial = self.trials(), running_trial(params, space, attributes, notes)
         with self._clearly():
-            trial_id = self._storage.create_new_trial(self._study, running_trial(params, space, attributes, notes))
-            trials.append(self._storage.get_trial(trial_id))
-        return _entry(trials[-1])
+            trial._trial_id = self._storage.create_new_trial(self._study, trial)
+        # Nobody else writes: the storage numbers as we do.
+        trial.number = len(trials)
+        trials.append(trial)
+        return _entry(trial)
 
     def set_run(self, number: int, run_id: str) -> None:
         """Write down the tracking run of a running trial."""

@@ -2,7 +2,7 @@
 
 sweep.json      id, creation time, versions
 recipe.yaml     the recipe, complete, as it was when the sweep began
-ledger.db       the Optuna study
+ledger.db       the Optuna study; ledger.journal on a mounted share; neither if it is in PostgreSQL
 trials/0007/    result.json, progress.json, error.txt of trial 7; attempt-1.json: of an attempt that was set aside
 driven.json, ending.json, asked.json      wall time so far, why the last session ended, what the driver is asked for
 leaderboard.csv, report.md, result.png    written at the end

@@ -53,7 +53,7 @@ class Home:
         environment = os.environ | {"SWEEPS_HOME": str(self.folder), "COLUMNS": "160"}
         environment.pop("MLFLOW_TRACKING_URI", None)
         return subprocess.Popen(
-            [str(Path(sys.executable).parent / command), *arguments],
+            [*self.program(command), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -61,6 +61,10 @@ class Home:
             cwd=self.folder,
             start_new_session=True,
         )
+
+    def program(self, command: str) -> list[str]:
+        """What starts a command."""
+        return [str(Path(sys.executable).parent / command)]
 
     def call(self, command: str, *arguments: str, code: int = 0) -> str:
         """Run a command to its end; returns its standard output, or for a failure its standard error."""

@@ -18,7 +18,7 @@ from senet.data.store import Dataset
 from senet.device import make_runtime
 from sweeps.bases import BaseHeld, BaseStore
 from sweeps.inventory import Inventory
-from sweeps.lease import Timing, take_lease
+from sweeps.lease import CLOCK, Timing, take_lease
 from tests.conftest import TINY, TINY_TRIAL, merged
 from tests.sweeps import contenders
 from tests.sweeps.commands import wait_for
@@ -38,7 +38,7 @@ def folder_of(store: Path) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name.split("-")[0] for path in folder.iterdir())
+    return sorted(path.name.split("-")[0] for path in folder.iterdir() if path.name != CLOCK)
 
 
 def about(store: Path) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def test_the_quota_evicts_what_was_used_least_recently(
     monkeypatch.setenv("SWEEPS_BASES_QUOTA", "1kB")
     fifth = obtain(4)
     assert {base.key for base in Inventory(tmp_path).bases()} == {first, third, fourth, fifth}
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".removed*"))
     # Nor does one go that somebody trains anew.
     used(first, 5.0)
     with take_lease(tmp_path / first, "somebody", Timing()):

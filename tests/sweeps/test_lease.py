@@ -35,7 +35,7 @@ def test_it_is_held_until_it_is_given_back(tmp_path: Path) -> None:
         with pytest.raises(LeaseHeld, match="held by a, process"):
             take_lease(tmp_path / "x", "b", QUICK)
     assert lease_holder(tmp_path / "x", QUICK) is None
-    assert not list((tmp_path / "x").iterdir())
+    assert not list((tmp_path / "x").glob("lease-*"))
     with take_lease(tmp_path / "x", "b", QUICK) as lease:
         assert lease.held()
 
@@ -58,7 +58,7 @@ def test_one_that_is_not_renewed_is_lost_to_whoever_wants_it(tmp_path: Path) -> 
         with lost:
             time.sleep(3 * QUICK.beat_seconds)
         assert lease.held()
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("lease-*"))
 
 
 def test_the_hosts_clock_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sweeps.ledger import Entry, Ledger, NoLedgerError, delete_ledger, entries_o
 from sweeps.space import Params
 from sweeps.sweep import create_sweep
 from tests.conftest import merged
-from tests.sweeps.postgres import PASSWORD, Postgres, cluster, installed
+from tests.sweeps.postgres import PASSWORD, Postgres
 from tests.sweeps.test_search import RECIPE
 
 SPACE = validate_recipe(RECIPE, "r").parsed_space("r")
@@ -52,20 +52,6 @@ class Place:
         if journal.exists():
             return JournalStorage(JournalFileBackend(str(journal)))
         return f"sqlite:///{self.folder / 'ledger.db'}"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    programs = installed()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    with cluster(programs) as running:
-        yield running
-
-
-@pytest.fixture
-def password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PGPASSWORD", PASSWORD)
 
 
 def on_a_share(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

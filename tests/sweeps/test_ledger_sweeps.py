@@ -1,0 +1,86 @@
+"""Whole sweeps whose ledger is a journal file on a share, or in PostgreSQL: killed, resumed, deleted."""
+
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from tests.conftest import merged
+from tests.sweeps.commands import RECIPE, Home, kill_everything, wait_for
+from tests.sweeps.postgres import PASSWORD, Postgres
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+class SharedHome(Home):
+    """A home that counts as mounted."""
+
+    def program(self, command: str) -> list[str]:
+        code = (
+            f"import sys, sweeps.storage, sweeps.cli\n"
+            f"sweeps.storage.mounts = lambda: '1 1 0:1 / {self.folder} rw - nfs4 server:/x rw'\n"
+            f"sys.exit(sweeps.cli.main())"
+        )
+        return [sys.executable, "-c", code]
+
+    def study(self, name: str) -> optuna.Study:
+        file = self.folder / "sweeps" / name / "ledger.journal"
+        return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(str(file))))
+
+
+class DatabaseHome(Home):
+    """A home whose ledgers are in a database."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        super().__init__(folder)
+        self.url = url.replace("postgresql://", "postgresql+psycopg://")
+
+    def study(self, name: str) -> optuna.Study:
+        return optuna.load_study(study_name=None, storage=self.url)
+
+
+def killed_and_resumed(home: Home, **search: object) -> None:
+    """Run a sweep of four trials that is killed after its first one."""
+    recipe = merged(RECIPE, {"search": {"trials": 4, **search}})
+    process = home.start("sweeps", "run", str(home.recipe("x", **recipe)))
+    folder = home.folder / "sweeps" / "x"
+    wait_for(lambda: list(folder.glob("trials/*/result.json")) or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+    kill_everything(process)
+    assert home.status("x")["state"] == "interrupted"
+    home.call("sweeps", "resume", "x")
+    home.assert_consistent("x", 4)
+    assert home.status("x")["state"] == "finished"
+    assert not (folder / "ledger.db").exists()
+
+
+def test_on_a_share(tmp_path: Path) -> None:
+    home = SharedHome(tmp_path)
+    killed_and_resumed(home)
+    home.call("sweeps", "delete", "x", "--yes")
+    assert not (tmp_path / "sweeps" / "x").exists()
+
+
+@pytest.mark.usefixtures("password")
+def test_in_a_database(tmp_path: Path, postgres: Postgres) -> None:
+    url = postgres.create("sweep")
+    home = DatabaseHome(tmp_path, url)
+    killed_and_resumed(home, storage=url)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 50
+    assert not [path for path in files if PASSWORD.encode() in path.read_bytes()], "the password is written nowhere"
+    home.call("sweeps", "delete", "x", "--yes")
+    assert optuna.get_all_study_names(home.url) == []
+
+
+@pytest.mark.usefixtures("password")
+def test_a_database_that_is_not_there_is_said_before_anything_begins(tmp_path: Path, postgres: Postgres) -> None:
+    home = Home(tmp_path)
+    recipe = merged(RECIPE, {"search": {"storage": postgres.url("nowhere")}})
+    error = home.call("sweeps", "run", str(home.recipe("x", **recipe)), code=2)
+    assert 'database "nowhere" does not exist' in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "sweeps").exists()
