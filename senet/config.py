@@ -181,6 +181,8 @@ class AugmentConfig(Config):
     """largest shift in each direction, as a fraction of the side; the border is repeated"""
     flip: bool = True
     """mirror left and right with probability one half"""
+    colour: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """largest change of brightness, contrast and saturation, each by a factor from 1 − colour to 1 + colour; 0: none"""
 
 
 class ObjectiveConfig(Config):
