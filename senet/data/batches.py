@@ -85,7 +85,7 @@ class Batches:
         factors = 1 + augment.colour * (2 * torch.rand(count, 3, generator=generator) - 1)
 
         order = order[: self.steps(batch_size) * batch_size]
-        drawn = (each.to(self.device).split(batch_size) for each in (order, shifts, flips, factors))
+        drawn = (torch.split(each.to(self.device), batch_size) for each in (order, shifts, flips, factors))
         with closing(self._source.read(order, batch_size)) as batches:
             for (pixels, rows), chosen, shift, flip, factor in zip(batches, *drawn, strict=False):
                 moved = self._moved(pixels, rows, shift, flip).float()

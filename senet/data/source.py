@@ -41,7 +41,7 @@ class Resident:
 
     def read(self, order: Tensor, batch_size: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """For every batch of `order` pixels (…, H, W, 3) and the rows (B,) in them where its images lie, in order."""
-        for rows in self._rows[order.to(self._rows.device)].split(batch_size):
+        for rows in torch.split(self._rows[order.to(self._rows.device)], batch_size):
             yield self._pixels, rows
 
 
@@ -52,7 +52,7 @@ class Fed:
     def __init__(self, pixels: Pixels, positions: Positions, device: torch.device) -> None:
         """`pixels` (M, H, W, 3), of which those at `positions` (N,) are the split."""
         self._pixels, self._positions, self._device = pixels, positions, device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def read(self, order: Tensor, batch_size: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """For every batch of `order` its pixels (B, H, W, 3) and the rows (B,) in them where its images lie, in order.
@@ -62,7 +62,7 @@ class Fed:
         reader = ThreadPoolExecutor(1, "read-images")
         waiting: deque[Future[_Arriving]] = deque()
         try:
-            for part in order.split(batch_size):
+            for part in torch.split(order, batch_size):
                 waiting.append(reader.submit(self._fetch, part))
                 if len(waiting) > _AHEAD:
                     yield self._arrived(waiting.popleft())
