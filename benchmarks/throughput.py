@@ -16,7 +16,7 @@
 Every round takes a piece of each in turn, so that what slows the machine slows all alike; ratios are those of one
 round, figures are medians with quartiles. The share of the peak is three times the arithmetic of a forward pass
 (`senet.complexity`), over the time of a step, against a product of two square matrices in the same precision. Needs
-torch, torchvision, NumPy, Pillow, Pydantic and PyYAML.
+torch, torchvision, NumPy, Pillow and Pydantic.
 """
 
 import argparse

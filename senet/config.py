@@ -20,7 +20,6 @@ from pydantic import (
 )
 
 from senet.errors import InputError, first_problem
-from senet.yamlfile import read_mapping
 
 ADAPTIVE_REDUCTIONS = ("sqrt", "c/log c")
 
@@ -277,6 +276,9 @@ def read_config(path: Path) -> tuple[TrialConfig, dict[str, Any]]:
     Raises:
         InputError: the file is missing or wrong.
     """
+    # Whoever trains a config that is at hand needs no PyYAML.
+    from senet.yamlfile import read_mapping
+
     values = read_mapping(path)
     provenance = values.pop("provenance", {})
     if not isinstance(provenance, dict):
