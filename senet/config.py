@@ -20,7 +20,6 @@ from pydantic import (
 )
 
 from senet.errors import InputError, first_problem
-from senet.yamlfile import read_mapping
 
 ADAPTIVE_REDUCTIONS = ("sqrt", "c/log c")
 
@@ -181,6 +180,8 @@ class AugmentConfig(Config):
     """largest shift in each direction, as a fraction of the side; the border is repeated"""
     flip: bool = True
     """mirror left and right with probability one half"""
+    colour: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """largest change of brightness, contrast and saturation, each by a factor from 1 − colour to 1 + colour; 0: none"""
 
 
 class ObjectiveConfig(Config):
@@ -275,6 +276,9 @@ def read_config(path: Path) -> tuple[TrialConfig, dict[str, Any]]:
     Raises:
         InputError: the file is missing or wrong.
     """
+    # Whoever trains a config that is at hand needs no PyYAML.
+    from senet.yamlfile import read_mapping
+
     values = read_mapping(path)
     provenance = values.pop("provenance", {})
     if not isinstance(provenance, dict):

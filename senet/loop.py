@@ -8,6 +8,7 @@ numbers of an undisturbed run, bit for bit.
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,11 +157,11 @@ class Loop:
         sums = torch.zeros(3, dtype=torch.float64, device=self._runtime.device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=self._runtime.device)
         rates = []
-        for step, (images, labels) in enumerate(
-            self._task.train.training(self._settings.batch_size, self._config.augment, seed)
-        ):
-            rates.append(scale * self._rate((epoch - first) * self._steps + step, history))
-            sums += self._step(images, labels, rates[-1], step)
+        epoch_batches = self._task.train.training(self._settings.batch_size, self._config.augment, seed)
+        with closing(epoch_batches) as batches:
+            for step, (images, labels) in enumerate(batches):
+                rates.append(scale * self._rate((epoch - first) * self._steps + step, history))
+                sums += self._step(images, labels, rates[-1], step)
         names = ("train_loss", "train_top1", "train_topk")
         values = dict(zip(names, sums / self._steps, strict=True)) | self._task.evaluate()
         weights_finite = torch.stack([value.isfinite().all() for value in self._model.state_dict().values()]).all()

@@ -216,14 +216,14 @@ def _streaming_images(
     streaming, old_images = dataset.streaming, dataset.base
     used = strategies(config, base, len(dataset.classes), runtime)
     new = images[streaming.split[images] == SPLITS.index("train")]
-    pixels, labels = streaming.images[new], streaming.labels[new]
+    labels = streaming.labels[new]
     if config.protocol == "label_splitting":
-        pixels, labels = split_labels(pixels, labels)
+        new, labels = split_labels(new, labels)
     old = np.concatenate([np.empty(0, np.int64), *(strategy.old_images(old_images) for strategy in used)])
-    if len(old):
-        pixels = np.concatenate([pixels, old_images.images[old]])
-        labels = np.concatenate([labels, old_images.labels[old]])
-    return Batches(dataset, pixels, labels, runtime.device), used
+    if not len(old):
+        return Batches(dataset, streaming.images, labels, runtime.device, new), used
+    pixels = np.concatenate([streaming.images[new], old_images.images[old]])
+    return Batches(dataset, pixels, np.concatenate([labels, old_images.labels[old]]), runtime.device), used
 
 
 def _streaming_task(

@@ -8,6 +8,7 @@
 """
 
 import dataclasses
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from senet.config import TrialConfig, fingerprint
 from senet.data.store import SPLITS, Dataset, ImageSet
 from senet.errors import InputError
+
+_Of = TypeVar("_Of", bound=np.generic)
 
 _NO_SPLIT = len(SPLITS)
 
@@ -52,11 +55,11 @@ def stages(images: ImageSet, count: int) -> list[npt.NDArray[np.int64]]:
 
 
 def split_labels(
-    pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Every image once for each of its labels, with that label alone."""
+    images: npt.NDArray[_Of], labels: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[_Of], npt.NDArray[np.bool_]]:
+    """Every image, or its position, once for each of its labels (N, C), with that label alone."""
     image, label = np.nonzero(labels)
-    return pixels[image], np.eye(labels.shape[1], dtype=np.bool_)[label]
+    return images[image], np.eye(labels.shape[1], dtype=np.bool_)[label]
 
 
 def _distinct(labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -1,9 +1,11 @@
-"""Batches by index: images stay uint8 where they lie, and are cut, flipped and normalised in batches on the device.
+"""Batches by index: images stay uint8 where they lie, and are cut, flipped, recoloured and normalised in batches on the
+device.
 
 Shapes: B images a batch, H = W the side of the images, C classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from typing import Self
 
 import numpy as np
@@ -12,32 +14,54 @@ import torch
 from torch import Tensor
 
 from senet.config import AugmentConfig
+from senet.data.source import Place, make_source
 from senet.data.store import Dataset, ImageSet, Split
 
+Training = Generator[tuple[Tensor, Tensor], None, None]
+
 _EVALUATION_BATCH = 250
+
+# What red, green and blue add to the brightness that is seen (ITU-R BT.601).
+_GREY = (0.299, 0.587, 0.114)
 
 
 class Batches:
     """Images and labels, ready to be trained on or evaluated."""
 
     def __init__(
-        self, dataset: Dataset, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.bool_], device: torch.device
+        self,
+        dataset: Dataset,
+        pixels: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.bool_],
+        device: torch.device,
+        positions: npt.NDArray[np.int64] | None = None,
+        place: Place | None = None,
     ) -> None:
-        """`pixels` (N, H, W, 3) and `labels` (N, C), normalised as `dataset` is."""
-        self.device = device
-        # Images that take less than half of the device's free memory move there; else each batch does.
-        place = device if _fits(pixels.nbytes, device) else torch.device("cpu")
-        self._pixels = torch.from_numpy(pixels).to(place)
+        """Images that are normalised as `dataset` is.
+
+        Args:
+            pixels: (M, H, W, 3), may be memory-mapped.
+            labels: (N, C).
+            positions: (N,) of the images in `pixels`; not given: all, in their order.
+            place: where the pixels lie, on the device or on the host, whence they are fed to it; the batches are the
+                same. Not given: on the device if they fit.
+        """
+        self.device, self._side = device, pixels.shape[1]
+        positions = np.arange(len(pixels)) if positions is None else positions
+        self._source = make_source(pixels, positions, device, place)
         self.labels = torch.from_numpy(labels).to(device)
-        # Statistics on the scale of uint8: one subtraction and one division normalise a batch.
-        self._mean = 255 * torch.tensor(dataset.mean, device=device).view(1, 3, 1, 1)
-        self._std = 255 * torch.tensor(dataset.std, device=device).view(1, 3, 1, 1)
+        # On the scale of uint8 and for a whole line of pixels: one long subtraction and one division normalise it.
+        self._mean = 255 * torch.tensor(dataset.mean, device=device).repeat(self._side)
+        self._std = 255 * torch.tensor(dataset.std, device=device).repeat(self._side)
+        self._grey = torch.tensor(_GREY, device=device)
 
     @classmethod
-    def of_split(cls, dataset: Dataset, images: ImageSet, split: Split, device: torch.device) -> Self:
-        """One split of one image set."""
+    def of_split(
+        cls, dataset: Dataset, images: ImageSet, split: Split, device: torch.device, place: Place | None = None
+    ) -> Self:
+        """One split of one image set; arguments as above."""
         indices = images.indices(split)
-        return cls(dataset, images.images[indices], images.labels[indices], device)
+        return cls(dataset, images.images, images.labels[indices], device, indices, place)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,47 +70,61 @@ class Batches:
         """Training steps an epoch: whole batches, at least one."""
         return max(1, len(self) // batch_size)
 
-    def training(self, batch_size: int, augment: AugmentConfig, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def training(self, batch_size: int, augment: AugmentConfig, seed: int) -> Training:
         """One epoch in random order, augmented: pairs of images (B, 3, H, W) and labels (B, C).
 
-        All random numbers are drawn on the host from `seed`, so they do not depend on the device.
+        All random numbers are drawn on the host from `seed`, so they do not depend on the device. Whoever stops early
+        closes it.
         """
         generator = torch.Generator().manual_seed(seed)
-        count, side = len(self), self._pixels.shape[1]
-        reach = round(augment.shift * side)
+        count, reach = len(self), round(augment.shift * self._side)
         order = torch.randperm(count, generator=generator)
         shifts = torch.randint(-reach, reach + 1, (count, 2), generator=generator)
         flips = torch.rand(count, generator=generator) < (0.5 if augment.flip else 0.0)
-        place = self._pixels.device
-        order, shifts, flips = order.to(place), shifts.to(place), flips.to(place)
-        for step in range(self.steps(batch_size)):
-            rows = slice(step * batch_size, (step + 1) * batch_size)
-            chosen = order[rows]
-            yield self._normalised(self._moved(chosen, shifts[rows], flips[rows])), self.labels[chosen.to(self.device)]
+        # Last, so that without them the other numbers are the same.
+        factors = 1 + augment.colour * (2 * torch.rand(count, 3, generator=generator) - 1)
 
-    def evaluation(self, batch_size: int = _EVALUATION_BATCH) -> Iterator[Tensor]:
+        order = order[: self.steps(batch_size) * batch_size]
+        drawn = (torch.split(each.to(self.device), batch_size) for each in (order, shifts, flips, factors))
+        with closing(self._source.read(order, batch_size)) as batches:
+            for (pixels, rows), chosen, shift, flip, factor in zip(batches, *drawn, strict=False):
+                moved = self._moved(pixels, rows, shift, flip).float()
+                if augment.colour:
+                    moved = self._recoloured(moved, factor)
+                yield self._normalised(moved), self.labels[chosen]
+
+    def evaluation(self, batch_size: int = _EVALUATION_BATCH) -> Generator[Tensor, None, None]:
         """All images in their order, unchanged: (B, 3, H, W)."""
-        for pixels in torch.split(self._pixels, batch_size):
-            yield self._normalised(pixels)
+        with closing(self._source.read(torch.arange(len(self)), batch_size)) as batches:
+            for pixels, rows in batches:
+                yield self._normalised(pixels[rows].float())
 
-    def _moved(self, chosen: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
+    def _moved(self, pixels: Tensor, chosen: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
         """Pixels (B, H, W, 3) of the chosen images, each shifted and perhaps flipped, in a single gather."""
-        side = self._pixels.shape[1]
+        side = self._side
         line = torch.arange(side, device=chosen.device)
         rows = (line + shifts[:, :1]).clamp(0, side - 1)
         columns = (line + shifts[:, 1:]).clamp(0, side - 1)
         columns = torch.where(flips[:, None], columns.flip(1), columns)
         flat = (chosen[:, None, None] * side + rows[:, :, None]) * side + columns[:, None, :]
-        return self._pixels.view(-1, 3).index_select(0, flat.flatten()).view(*flat.shape, 3)
+        return pixels.view(-1, 3).index_select(0, flat.flatten()).view(*flat.shape, 3)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) → float (B, 3, H, W), channels last in memory."""
-        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        return images.sub_(self._mean).div_(self._std)
+        """float (B, H, W, 3), changed in place → (B, 3, H, W), channels last in memory."""
+        pixels.flatten(2).sub_(self._mean).div_(self._std)
+        return pixels.permute(0, 3, 1, 2)
 
+    def _recoloured(self, pixels: Tensor, factors: Tensor) -> Tensor:
+        """float pixels (B, H, W, 3) from 0 to 255, in each image brightness, contrast and saturation times its factors.
 
-def _fits(size: int, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    return size < free // 2
+        Brightness b multiplies; contrast c moves away from the image's mean grey, saturation s away from each pixel's
+        own grey. One after the other they are linear: b·c·s · pixel + b·c·(1 − s) · its grey + b·(1 − c) · mean grey.
+
+        Args:
+            factors: (B, 3) of brightness, contrast and saturation.
+        """
+        brightness, contrast, saturation = factors.view(-1, 3, 1, 1, 1).unbind(1)
+        grey = (pixels @ self._grey).unsqueeze(3)
+        scale = brightness * contrast
+        same = scale * (1 - saturation) * grey + brightness * (1 - contrast) * grey.mean(dim=(1, 2, 3), keepdim=True)
+        return pixels.mul_(scale * saturation).add_(same).clamp_(0, 255)

@@ -71,6 +71,7 @@ STREAMING = {
     "ewc": st.sampled_from([0.0, 0.0, 1.0]),
     "replay": st.sampled_from([0, 2, "all"]),
 }
+AUGMENT = {"shift": st.floats(0, 0.5), "flip": st.booleans(), "colour": st.floats(0, 0.9)}
 TRIAL = {
     "data": st.just("tiny"),
     "seed": st.integers(0, 1000),
@@ -79,7 +80,7 @@ TRIAL = {
     "loss": st.sampled_from(["margin", "margin_sigmoid", "soft_margin", "asymmetric", "focal"]),
     "nonfinite": st.sampled_from(["fail", "rollback"]),
     "model": st.fixed_dictionaries(MODEL),
-    "augment": st.fixed_dictionaries({"shift": st.floats(0, 0.5), "flip": st.booleans()}),
+    "augment": st.fixed_dictionaries(AUGMENT),
     "base": st.fixed_dictionaries(BASE),
     "streaming": st.fixed_dictionaries(STREAMING),
     "objective": st.fixed_dictionaries(
@@ -91,7 +92,7 @@ TRIAL = {
 @pytest.mark.parametrize(
     ("config", "drawn"),
     [(ModelConfig, MODEL), (BaseConfig, BASE), (StreamingConfig, STREAMING), (TrialConfig, TRIAL),
-     (AugmentConfig, {"shift", "flip"}), (ObjectiveConfig, {"original_weight", "top_k"})],
+     (AugmentConfig, AUGMENT), (ObjectiveConfig, {"original_weight", "top_k"})],
 )  # fmt: skip
 def test_no_key_is_left_out(config: type[BaseModel], drawn: dict[str, Any]) -> None:
     assert set(config.model_fields) == set(drawn)
