@@ -30,6 +30,7 @@ def export_best(sweep: Sweep, status: Status) -> str:
         "seed": best["seed"],
         "base_key": best["base_key"],
         "mlflow_run_id": best["mlflow_run_id"],
+        **({"split": split} if (split := status["objective"]["split"]) else {}),
         "validation": best["metrics"],
         "versions": versions(),
     }

@@ -88,6 +88,8 @@ def summary(status: Status) -> str:
         f"bases: {bases['trained']} trained, {bases['reused']} trials on reused ones, "
         f"{bases['seconds_saved']:.0f} s of training saved"
     )
+    if objective["split"]:
+        lines.append(objective["split"])
     failed = [trial for trial in status["trials"] if trial["state"] == "failed"]
     lines += [f"failed: trial {trial['number']}: {trial['error']}" for trial in failed]
     return "\n".join(lines)

@@ -115,8 +115,16 @@ def test_the_manifest_tells_the_source(folders: Folders) -> None:
         "stream": str(folders.stream),
         "size": SIZE,
         "seed": 3,
-        "policy": "shorter side, centre crop",
-        "skipped": [str(folders.base / "hat" / "notes.txt")],
+        "policy": "crop",
+        "aliases": {},
+        "command": f"senet data import small --base {folders.base} --stream {folders.stream} --size 16 --seed 3 "
+        "--policy crop --split default",
+        "skipped": {str(folders.base / "hat" / "notes.txt"): "no picture"},
+        "dropped": {},
+        "padded": 0,
+        "exact_duplicates": 0,
+        "near_duplicates": 0,
+        "unused": 0,
     }
 
 
