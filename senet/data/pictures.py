@@ -115,7 +115,7 @@ class Decoder:
         with suppress(Exception):  # EXIF is written broken in every way; the picture itself is fine.
             upright = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
         square, padded = _fit(_plain(image), self._size, self._policy)
-        # Every policy does the same whichever way a picture is turned, and it is far cheaper to turn once it is small.
+        # A policy does the same whichever way a picture is turned, and it is far cheaper to turn once it is small.
         return Picture(np.asarray(square if upright is None else square.transpose(upright)), padded)
 
 
@@ -179,8 +179,9 @@ def _fit(image: Image.Image, size: int, policy: Policy) -> tuple[Image.Image, bo
         return _scaled(image, (size, size), (0, 0, width, height)), False
     if policy == "pad" and width != height:
         share = size / max(width, height)
-        inner = (max(1, round(width * share)), max(1, round(height * share)))
-        return _centred(_scaled(image, inner, (0, 0, width, height)), size), True
+        # Borders are equally wide on both sides, or a turned picture would lie a pixel elsewhere.
+        inner = [max(2 - size % 2, size - 2 * round((size - side * share) / 2)) for side in image.size]
+        return _centred(_scaled(image, (inner[0], inner[1]), (0, 0, width, height)), size), True
     if policy == "thesis" and THESIS_LEAST <= side < THESIS_SIDE:
         square = _centred(_scaled(image, image.size, (0, 0, width, height)), THESIS_SIDE)
         return _scaled(square, (size, size), (0, 0, THESIS_SIDE, THESIS_SIDE)), True
