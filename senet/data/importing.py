@@ -42,7 +42,7 @@ MIN_SIZE, MAX_SIZE = 16, 1024
 # Raised when the same request would give another data set: what was begun before is then not taken up.
 _ALGORITHM = 1
 _CHUNK_FILES, _CHUNK_BYTES = 64, 16 * 2**20
-_AHEAD_BYTES = 96 * 2**20
+_AHEAD_BYTES = 64 * 2**20
 _SHOWN = 8
 
 

@@ -28,7 +28,7 @@ THESIS_SIDE, THESIS_LEAST = 300, 250
 
 MAX_FILE_BYTES = 48 * 2**20
 """larger files are skipped: a batch of decoders shall not fill the memory"""
-_DECODING_BYTES = 720 * 2**20
+_DECODING_BYTES = 640 * 2**20
 _READING_BYTES = 2 * MAX_FILE_BYTES
 
 # What photographs come in. Others are left out: Pillow would hand an EPS file to Ghostscript, which runs programs.
@@ -227,9 +227,9 @@ def _high_bytes(image: Image.Image) -> Image.Image:
 def _decoding_bytes(image: Image.Image) -> int:
     """Most memory that decoding and converting the picture takes."""
     each = _BYTES_PER_PIXEL.get(image.format or "", 8)
-    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+    if image.format in ("JPEG", "MPO"):
         # A progressive one is kept as coefficients until its last scan.
-        each = 10 if image.info.get("progressive") else 5
+        each = (5 if image.mode in ("L", "RGB") else 8) + (6 if image.info.get("progressive") else 0)
     return image.width * image.height * each
 
 
