@@ -71,11 +71,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     )
     folders.add_argument("--stream", type=Path, required=True, metavar="DIR_OR_CSV",
                          help="multi-label images: a folder a+b a combination, or a CSV of file,labels")  # fmt: skip
-    folders.add_argument("--size", type=int, default=96, help="side of the prepared images, pixels (default: 96)")
-    folders.add_argument("--seed", type=int, default=0, help="of the splits (default: 0)")
-    folders.add_argument("--several-objects", action="store_true",
-                         help="a multi-label image shows several objects, not one of mixed kind")  # fmt: skip
-    folders.add_argument("--replace", action="store_true", help="overwrite a data set of this name")
+    _add_import_options(folders, size=96, policy="crop")
     folders.set_defaults(action="import_dataset")
 
     collect = commands.add_parser("collect", help="download pictures of mixes, for you to look through")
@@ -84,6 +80,19 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     collect.add_argument("--choices", type=Path, metavar="FILE",
                          help="what the contact sheet saved; else choices.json in the collection")  # fmt: skip
     collect.set_defaults(action="collect")
+
+    dogs = commands.add_parser("import-stanford-dogs", help="prepare Stanford Dogs, as it is published")
+    dogs.add_argument("path", type=Path, metavar="PATH", help="images.tar, or the folder that holds Images")
+    dogs.add_argument("--name", default="stanford_dogs", help="the data set's name (default: stanford_dogs)")
+    dogs.add_argument("--stream", type=Path, metavar="DIR_OR_CSV",
+                      help="multi-label images, as for import; without them nothing can be streamed")  # fmt: skip
+    dogs.add_argument("--lists", type=Path, metavar="TAR", help="lists.tar: test on the published test images")
+    _add_import_options(dogs, size=300, policy="thesis")
+    dogs.set_defaults(action="import_stanford_dogs")
+
+    verify = commands.add_parser("verify", help="compare a data set with its checksums")
+    verify.add_argument("name", help="the data set's name")
+    verify.set_defaults(action="verify_dataset")
 
     breeds = commands.add_parser("breeds", help="draw dog breeds and mixes of them")
     breeds.add_argument("name", help="the data set's name")
@@ -103,6 +112,26 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     breeds.add_argument("--difficulty", type=float, help="how much the images of a breed vary")
     breeds.add_argument("--replace", action="store_true", help="overwrite a data set of this name")
     breeds.set_defaults(action="draw_breeds")
+
+
+def _add_import_options(parser: argparse.ArgumentParser, size: int, policy: str) -> None:
+    """What every import of image files can be told."""
+    add = parser.add_argument
+    add("--size", type=int, default=size, help=f"side of the prepared images, pixels (default: {size})")
+    add("--policy", choices=["crop", "squash", "pad", "thesis"], default=policy,
+        help="how an image becomes a square: its centre; both sides scaled; borders; or the thesis' rule, which drops "
+        f"what has a side under 250 pixels and gives borders up to 300 (default: {policy})")  # fmt: skip
+    add("--split", choices=["default", "thesis"],
+        help="60 %% train, 20 %% validation, 20 %% test; or the thesis': 20 %% are both of the latter")  # fmt: skip
+    add("--alias", dest="aliases", action="append", default=[], metavar="LABEL=CLASS",
+        help="another name of a class among the multi-label images; may be repeated")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the splits (default: 0)")
+    add(
+        "--several-objects",
+        action="store_true",
+        help="a multi-label image shows several objects, not one of mixed kind",
+    )
+    add("--replace", action="store_true", help="overwrite a data set of this name")
 
 
 if __name__ == "__main__":

@@ -15,15 +15,23 @@ from senet.yamlfile import parse_yaml
 
 def list_datasets(arguments: Namespace) -> int:
     """Print the prepared data sets."""
-    from senet.data.store import open_dataset
+    from senet.data.catalogue import prepared_manifests
+    from senet.data.integrity import read_manifest
 
-    found = sorted(path.parent for path in (home() / "datasets").glob("*/manifest.json"))
-    for folder in found:
-        dataset = open_dataset(folder)
-        counts = dataset.manifest["counts"]
+    found = prepared_manifests(home())
+    for path in found:
+        try:
+            about = read_manifest(path.parent)
+        except InputError as error:
+            # One that is damaged does not hide the others.
+            print(error)
+            continue
+        images, policy = about["images"], about["source"].get("policy")
+        fitted = f" by {policy}" if policy else ""
         print(
-            f"{dataset.name}: {len(dataset.classes)} classes, {dataset.size} px, base {sum(counts['base'].values())} "
-            f"images, streaming {sum(counts['streaming'].values())}, {dataset.kind}, fingerprint {dataset.fingerprint}"
+            f"{path.parent.name}: {len(about['classes'])} classes, {about['size']} px{fitted}, "
+            f"base {images['base']} images, streaming {images['streaming']}, {about['kind']}, split "
+            f"{about['split']['name']}, fingerprint {about['fingerprint']}"
         )
     if not found:
         print(f"no data sets in {home() / 'datasets'}")
@@ -44,6 +52,9 @@ def import_dataset(arguments: Namespace) -> int:
         seed=arguments.seed,
         replace=arguments.replace,
         kind="several objects" if arguments.several_objects else "one object of mixed kind",
+        policy=arguments.policy,
+        split=arguments.split or "default",
+        aliases=arguments.aliases,
     )
     print("\n".join(report.lines()))
     print(f"wrote {target}; search on it: sweeps run photos --set data={arguments.name}")
@@ -65,6 +76,47 @@ def collect(arguments: Namespace) -> int:
     print(f"look through {folder / 'contact-sheet.html'}, save, and call: "
           f"senet data collect {arguments.spec} --choices choices.json")  # fmt: skip
     print(f"then: senet data import NAME --base DIR --stream {folder / 'mixes'}")
+    return 0
+
+
+def import_stanford_dogs(arguments: Namespace) -> int:
+    """Prepare Stanford Dogs."""
+    from senet.data.catalogue import dataset_folder
+    from senet.data.stanford_dogs import import_stanford_dogs
+
+    if arguments.lists is not None and arguments.split is not None:
+        raise InputError("--split and --lists: the lists are a split, `official`; give one of them")
+    target = dataset_folder(home(), arguments.name)
+    report = import_stanford_dogs(
+        target,
+        arguments.path,
+        stream=arguments.stream,
+        lists=arguments.lists,
+        size=arguments.size,
+        seed=arguments.seed,
+        replace=arguments.replace,
+        kind="several objects" if arguments.several_objects else "one object of mixed kind",
+        policy=arguments.policy,
+        split=arguments.split or "default",
+        aliases=arguments.aliases,
+    )
+    print("\n".join(report.lines()))
+    print(f"wrote {target}")
+    return 0
+
+
+def verify_dataset(arguments: Namespace) -> int:
+    """Compare a data set with its checksums."""
+    from senet.data.catalogue import dataset_folder
+    from senet.data.integrity import read_manifest, verify_files
+
+    folder = dataset_folder(home(), arguments.name)
+    manifest = read_manifest(folder)
+    total = verify_files(folder, manifest)
+    print(
+        f"{folder}: all {len(manifest['checksums'])} files ({total / 1e6:.1f} MB) are as they were written, "
+        f"fingerprint {manifest['fingerprint']}"
+    )
     return 0
 
 

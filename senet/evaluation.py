@@ -45,29 +45,35 @@ class Evaluation:
     def before(self, scores: Scores) -> dict[str, Tensor]:
         """Metrics of a base."""
         values = _accuracy("base", scores.base_logits, scores.base_labels, self._objective.top_k)
-        hits = metrics.topk_hits(scores.logits, scores.labels, self._objective.top_k)
         values["base_loss"] = self._finite_loss(scores.base_logits, scores.base_labels)
-        return values | {"base_streaming_topk": hits.double().mean()}
+        if len(scores.labels):
+            hits = metrics.topk_hits(scores.logits, scores.labels, self._objective.top_k)
+            values["base_streaming_topk"] = hits.double().mean()
+        return values
 
     def after(
         self, scores: Scores, base_top1: float, base_topk: float, calibrated: calibration.Calibration
     ) -> dict[str, Tensor]:
         """Metrics after streaming, given the base's accuracy on the same split.
 
+        A split without streaming images has no streaming metrics, and its joint is the original accuracy.
+
         Args:
             calibrated: turns logits into probabilities for the exact match.
         """
         k, w = self._objective.top_k, self._objective.original_weight
         values = _accuracy("original", scores.base_logits, scores.base_labels, k)
-        values |= _accuracy("streaming", scores.logits, scores.labels, k)
-        values["streaming_loss"] = self._finite_loss(scores.logits, scores.labels)
-        values["streaming_map"] = metrics.mean_average_precision(scores.logits, scores.labels)
-        values["streaming_exact_match"] = metrics.exact_match(calibrated.probabilities(scores.logits), scores.labels)
         original, original_top1 = values["original_topk"], values["original_top1"]
         # A base that knows nothing has nothing to retain.
         values["retention"] = original / base_topk if base_topk > 0 else torch.zeros_like(original)
         values["retention_top1"] = original_top1 / base_top1 if base_top1 > 0 else torch.zeros_like(original)
         values["forgetting"] = base_topk - original
+        if not len(scores.labels):
+            return values | {"joint": original}
+        values |= _accuracy("streaming", scores.logits, scores.labels, k)
+        values["streaming_loss"] = self._finite_loss(scores.logits, scores.labels)
+        values["streaming_map"] = metrics.mean_average_precision(scores.logits, scores.labels)
+        values["streaming_exact_match"] = metrics.exact_match(calibrated.probabilities(scores.logits), scores.labels)
         values["joint"] = w * original + (1 - w) * values["streaming_topk"]
         return values
 
@@ -85,6 +91,8 @@ class Evaluation:
 def predict(model: nn.Module, batches: Batches, runtime: Runtime) -> Tensor:
     """Logits (N, C) in fp32 of all images of a split, in their order; the model is left in evaluation mode."""
     model.eval()
+    if not len(batches):
+        return torch.zeros(batches.labels.shape, device=batches.device)
     with runtime.autocast():
         return torch.cat([model(images).float() for images in batches.evaluation()])
 

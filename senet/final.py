@@ -115,14 +115,20 @@ def _finished(
         config=config,
         classes=dataset.classes,
         size=dataset.size,
+        policy=dataset.policy,
         mean=dataset.mean,
         std=dataset.std,
         state=streamed.state,
         importance=streamed.importance,
         calibration=Calibration(fitted.scale.cpu(), fitted.bias.cpu()),
         metrics=results,
-        provenance=provenance | {"data": {"name": dataset.name, "fingerprint": dataset.fingerprint}},
+        provenance=provenance | {"data": _about(dataset)},
     )
+
+
+def _about(dataset: Dataset) -> dict[str, str]:
+    about = {"name": dataset.name, "fingerprint": dataset.fingerprint}
+    return about | ({"split": dataset.split_note} if dataset.split_note else {})
 
 
 def _placed(config: TrialConfig, state: State, dataset: Dataset, runtime: Runtime) -> nn.Module:
@@ -146,6 +152,11 @@ def _as_seen_by(model: Model, dataset: Dataset) -> Dataset:
         raise InputError(
             f"data set `{dataset.name}`: its pictures have a side of {dataset.size}, but the model takes {model.size};"
             f" import them with `--size {model.size}`"
+        )
+    if dataset.policy != model.policy:
+        raise InputError(
+            f"data set `{dataset.name}`: its pictures were fitted by the policy `{dataset.policy}`, but the model's by "
+            f"`{model.policy}`; import them with `--policy {model.policy}`"
         )
     columns = [model.classes.index(name) for name in dataset.classes]
 

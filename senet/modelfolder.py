@@ -23,6 +23,7 @@ from torch import nn
 from senet.calibration import Calibration
 from senet.checkpoint import State, restored
 from senet.config import TrialConfig, parse_trial
+from senet.data.store import POLICIES, Policy
 from senet.errors import InputError
 from senet.yamlfile import read_mapping
 
@@ -49,6 +50,8 @@ class Model:
     provenance: dict[str, Any]
     importance: State | None = None
     """how much each weight matters to the images seen so far, where elastic weight consolidation is used"""
+    policy: Policy = "crop"
+    """how pictures are fitted to the size"""
 
     def network(self) -> nn.Module:
         """The network with its weights, in evaluation mode, on the host."""
@@ -72,7 +75,12 @@ def save_model(folder: Path, model: Model) -> None:
         described = {
             "format": FORMAT,
             "classes": list(model.classes),
-            "preprocessing": {"size": model.size, "mean": list(model.mean), "std": list(model.std)},
+            "preprocessing": {
+                "size": model.size,
+                "policy": model.policy,
+                "mean": list(model.mean),
+                "std": list(model.std),
+            },
             "calibration": {"scale": float(model.calibration.scale), "bias": float(model.calibration.bias)},
             "provenance": model.provenance,
         }
@@ -109,6 +117,7 @@ def load_model(folder: Path) -> Model:
             config=config,
             classes=tuple(described["classes"]),
             size=preprocessing["size"],
+            policy=POLICIES[POLICIES.index(preprocessing.get("policy", "crop"))],
             mean=tuple(preprocessing["mean"]),
             std=tuple(preprocessing["std"]),
             state=load_file(folder / _WEIGHTS),

@@ -41,7 +41,7 @@ def predict_files(model: Model, files: list[Path], runtime: Runtime) -> list[Pre
     for start in range(0, len(files), _BATCH):
         batch = files[start : start + _BATCH]
         pixels = np.empty((len(batch), model.size, model.size, 3), np.uint8)
-        for file, problem in zip(batch, decode_pictures(batch, pixels), strict=True):
+        for file, problem in zip(batch, decode_pictures(batch, pixels, model.policy), strict=True):
             if problem:
                 raise InputError(f"{file}: cannot be read as an image: {problem}")
         images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - mean) / std

@@ -14,12 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from senet.config import TrialConfig, fingerprint
-from senet.data.store import SPLITS, Dataset, ImageSet
+from senet.data.store import SPLITS, UNUSED, Dataset, ImageSet
 from senet.errors import InputError
 
 _Of = TypeVar("_Of", bound=np.generic)
-
-_NO_SPLIT = len(SPLITS)
 
 WITHOUT_STREAMING = ("single_label", "single_target")
 
@@ -46,7 +44,7 @@ def stages(images: ImageSet, count: int) -> list[npt.NDArray[np.int64]]:
         InputError: there are fewer combinations than streams.
     """
     distinct = _distinct(images.labels)
-    if count > len(distinct):
+    if count > max(1, len(distinct)):
         raise InputError(
             f"`streaming.stages`: must be at most {len(distinct)} (combinations of labels in the data), but got {count}"
         )
@@ -75,7 +73,7 @@ def _with_combinations_as_classes(dataset: Dataset) -> Dataset:
     base_labels = np.pad(base.labels, ((0, 0), (0, len(distinct))))
     new_labels = np.pad(new, ((0, 0), (len(dataset.classes), 0)))
     # Old and new images are trained on alike; the base's accuracy is that on the old ones.
-    new_split = np.where(streaming.split == SPLITS.index("train"), streaming.split, _NO_SPLIT).astype(np.uint8)
+    new_split = np.where(streaming.split == SPLITS.index("train"), streaming.split, UNUSED).astype(np.uint8)
     together = ImageSet(
         np.concatenate([base.images, streaming.images]),
         np.concatenate([base_labels, new_labels]),

@@ -66,10 +66,13 @@ def print_result(folder: Path, model: Model) -> None:
     """What the finished model can do, on both splits, and where it is."""
     k = model.config.objective.top_k
     for split, values in model.metrics.items():
-        print(
-            f"{split} (percent, top {k}): base {100 * values['base_topk']:.1f}, after streaming: original "
-            f"{100 * values['original_topk']:.1f}, streaming {100 * values['streaming_topk']:.1f}, joint "
-            f"{100 * values['joint']:.1f}, calibration error of all labels "
-            f"{100 * values['calibration_error']:.1f}, of the likeliest {100 * values['top1_calibration_error']:.1f}"
-        )
+        shown = [f"base {100 * values['base_topk']:.1f}"]
+        if "streaming_topk" in values:
+            shown.append(f"after streaming: original {100 * values['original_topk']:.1f}")
+            shown += [f"streaming {100 * values['streaming_topk']:.1f}", f"joint {100 * values['joint']:.1f}"]
+        shown.append(f"calibration error of all labels {100 * values['calibration_error']:.1f}")
+        shown.append(f"of the likeliest {100 * values['top1_calibration_error']:.1f}")
+        print(f"{split} (percent, top {k}): {', '.join(shown)}")
+    if note := model.provenance.get("data", {}).get("split"):
+        print(note)
     print(f"wrote {folder}; try it: senet predict {folder} IMAGE…")

@@ -144,7 +144,8 @@ def _print_all(as_json: bool, console: Console) -> int:
 def _in_a_line(found: dict[str, Any]) -> str:
     done = sum(trial["state"] != "running" for trial in found["trials"])
     best = f", best joint {100 * found['best']['joint_mean']:.1f}" if found["best"] else ""
-    return f"{found['name']}: {found['state']}, {done}/{found['planned_trials']} trials{best}"
+    note = f" ({found['objective']['split']})" if found["objective"]["split"] else ""
+    return f"{found['name']}: {found['state']}, {done}/{found['planned_trials']} trials{best}{note}"
 
 
 def thesis(arguments: Namespace) -> int:
@@ -300,6 +301,11 @@ def _check_data(recipe: Recipe, source: str) -> None:
     """Raise InputError where recipe and data set do not go together; draws nothing."""
     data = describe_dataset(home(), recipe.data)
     space = recipe.parsed_space(source)
+    if not data.labels:
+        raise InputError(
+            f"{source}: data set `{data.name}` has no streaming pictures, which a sweep ranks by; import it with "
+            f"--stream, or train one config on it: senet train"
+        )
     check_fits(space.config({}), data, source)
     Constraints(recipe, space, data).check(source)
     _check_networks(recipe, space, data, source)

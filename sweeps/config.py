@@ -8,6 +8,7 @@ import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, field_validator
 
 from senet.config import Config, Fraction, ObjectiveConfig, with_absolute_paths
+from senet.data.catalogue import check_data
 from senet.data.store import check_name
 from senet.errors import InputError, first_problem
 from senet.yamlfile import parse_yaml, read_mapping
@@ -205,7 +206,7 @@ def validate_recipe(values: dict[str, Any], source: str) -> Recipe:
     recipe.first_configurations(space, source)
     _check_replicates(recipe, space, source)
     check_sampler(recipe.search.sampler, space, source)
-    check_name(recipe.data, f"{source}: `data`:")
+    check_data(recipe.data, f"{source}: `data`:")
     return recipe
 
 

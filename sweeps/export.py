@@ -37,6 +37,7 @@ def export_pick(sweep: Sweep, status: Status, wanted: str) -> str:
         "seed": picked["seed"],
         "base_key": picked["base_key"],
         "mlflow_run_id": picked["mlflow_run_id"],
+        **({"split": split} if (split := status["objective"]["split"]) else {}),
         "validation": picked["metrics"],
         "validation_over_seeds": over_seeds,
         "confirmation": confirmed,

@@ -84,6 +84,8 @@ def summary(status: Status) -> str:
     references = [str(trial["number"]) for trial in status["trials"] if trial["params"].get("streaming.replay")]
     if references:
         lines.append(f"references, no competitors, since they look at old images: trial {', '.join(references)}")
+    if objective["split"]:
+        lines.append(objective["split"])
     failed = [trial for trial in status["trials"] if trial["state"] == "failed"]
     lines += [f"failed: trial {trial['number']}: {trial['error']}" for trial in failed]
     return "\n".join(lines)

@@ -5,13 +5,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator
 from itertools import chain, islice, product
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
+
+from optuna.trial import FrozenTrial
 
 from senet.config import fingerprint
 from senet.errors import InputError
 from sweeps.config import Recipe
 from sweeps.gain import next_base
-from sweeps.ledger import Entry, Ledger, running_trial
+from sweeps.ledger import Entry, running_trial
 from sweeps.samplers import Draw, Sampler, random_draws
 from sweeps.space import Params, Space
 
@@ -34,6 +36,27 @@ def _everything(params: Params) -> bool:
     return True
 
 
+class Book(Protocol):
+    """What of a ledger the suggester needs."""
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials as Optuna holds them, by number."""
+
+    def entries(self) -> list[Entry]:
+        """All trials, by number."""
+
+    def open(
+        self,
+        params: Params,
+        space: Space,
+        enqueued: int | None = None,
+        seed: int | None = None,
+        notes: dict[str, Any] | None = None,
+        answers: int | str | None = None,
+    ) -> Entry:
+        """Write down a new running trial."""
+
+
 class Suggester:
     """Chooses trials so that bases are shared.
 
@@ -48,7 +71,7 @@ class Suggester:
     """
 
     def __init__(
-        self, recipe: Recipe, space: Space, ledger: Ledger, fits: Callable[[Params], bool] = _everything
+        self, recipe: Recipe, space: Space, ledger: Book, fits: Callable[[Params], bool] = _everything
     ) -> None:
         self._recipe, self._space, self._ledger, self._fits = recipe, space, ledger, fits
         self._sampler = Sampler(recipe.search, space, ledger.trials())

@@ -96,7 +96,7 @@ class Simulation:
         spent = 0.0
         for _, number in self.ended:
             entry = self.entries[number]
-            spent += sum(entry.result["stage_seconds"].values())
+            spent += float(sum(entry.result["stage_seconds"].values()))
             if entry.state == "complete" and entry.joint >= joint:
                 return spent
         return None

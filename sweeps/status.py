@@ -77,16 +77,18 @@ def _trial(sweep: Sweep, entry: Entry, seed: int) -> Status:
 
 
 def _difficulty(sweep: Sweep, recipe: Recipe) -> dict[str, Any]:
-    """Chance level of both accuracies, and the number of images that they are measured on; None without the data."""
+    """Chance level of both accuracies, the number of images that they are measured on, and what must be said of the
+    split; None without the data."""
     try:
         dataset = open_dataset(dataset_folder(sweep.home, recipe.data))
     except InputError:
-        return {"chance": None, "images": None}
+        return {"chance": None, "images": None, "split": ""}
     classes, k = len(dataset.classes), recipe.objective.top_k
     labels = dataset.streaming.labels.sum(axis=1)
     streaming = sum(chance_topk(classes, int(n), k) for n in labels) / max(1, len(labels))
     counts = dataset.manifest["counts"]
     return {
         "chance": {"original": chance_topk(classes, 1, k), "streaming": streaming},
+        "split": dataset.split_note,
         "images": {"original": counts["base"]["validation"], "streaming": counts["streaming"]["validation"]},
     }

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted([*(ROOT / "senet").rglob("*.py"), *(ROOT / "sweeps").rglob("*.py")])
 
 # Light parts of senet that everybody may use: they import no torch.
-LIGHT = {"senet.command", "senet.config", "senet.data.catalogue", "senet.data.store", "senet.errors", "senet.files",
-         "senet.home", "senet.yamlfile"}  # fmt: skip
+LIGHT = {"senet.command", "senet.config", "senet.data.catalogue", "senet.data.integrity", "senet.data.store",
+         "senet.errors", "senet.files", "senet.home", "senet.yamlfile"}  # fmt: skip
 
 
 def imports(file: Path) -> set[str]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from senet.data.dogs import GENE_OF_COLUMN, GENES, HIGH, JITTER, LOW, Dice, Easel, Floats, random_bits, random_words
-from senet.data.store import SPLITS, DatasetWriter, SetName, writing
+from senet.data.store import SPLITS, DatasetWriter, SetName, command_line, writing
 from senet.errors import InputError
 
 _NAMES = (
@@ -95,11 +95,17 @@ def prepare_breeds(folder: Path, spec: BreedsSpec, replace: bool = False) -> Non
     names = spec.classes()
     looks = _breed_looks(spec)
     pairs = _pairs(spec)
-    source = {"generator": "breeds", **asdict(spec), "mix_names": [f"{names[a]}+{names[b]}" for a, b in pairs]}
+    options = [word for key, value in asdict(spec).items() for word in (f"--{key.replace('_', '-')}", value)]
+    source = {
+        "generator": "breeds",
+        "command": command_line("senet", "data", "breeds", folder.name, *options),
+        **asdict(spec),
+        "mix_names": [f"{names[a]}+{names[b]}" for a, b in pairs],
+    }
     with writing(folder, replace) as writer:
         _draw_set(writer, "base", spec, looks, [(breed, breed) for breed in range(spec.breeds)])
         _draw_set(writer, "streaming", spec, looks, pairs)
-        writer.finish(names, "one object of mixed kind", source)
+        writer.finish(names, "one object of mixed kind", source, {"name": "drawn", "seed": spec.seed})
 
 
 def _draw_set(

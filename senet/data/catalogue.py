@@ -1,37 +1,77 @@
-"""Data sets by name: prepared ones, and the embedded one, which is drawn when it is first wanted."""
+"""Data sets by name or URL: prepared ones, and the embedded one, which is drawn when it is first wanted."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from senet.config import TrialConfig
 from senet.data.breeds import BreedsSpec, prepare_breeds
+from senet.data.integrity import MANIFEST
 from senet.data.store import Dataset, check_name, open_dataset
 from senet.errors import InputError
 
 EMBEDDED = "breeds"
 
 
+def is_url(name: str) -> bool:
+    """Whether `name` is an address, not a data set's name."""
+    return "://" in name
+
+
+def check_data(name: str, what: str = "data set") -> str:
+    """`name`, if it can be the name or the URL of a data set. Raises InputError otherwise."""
+    if not is_url(name):
+        return check_name(name, what)
+
+    from senet.data.remote import check_url
+
+    return check_url(name, what)
+
+
 def dataset_folder(home: Path, name: str) -> Path:
-    """Where the data set `name` lies or would lie. Raises InputError where `name` cannot be a folder's name."""
-    return home / "datasets" / check_name(name, "data set")
+    """Where the data set `name`, or the copy of the one at a URL, lies or would lie.
+
+    Raises:
+        InputError: `name` cannot be that of a data set.
+    """
+    check_data(name)
+    if not is_url(name):
+        return home / "datasets" / name
+
+    from senet.data.remote import cached_folder
+
+    return cached_folder(home, name)
 
 
 def obtain_dataset(home: Path, name: str) -> Dataset:
-    """The data set `name` below `home`; `breeds` is drawn if it is not there yet.
+    """The data set `name`; `breeds` is drawn if it is not there yet, and one by URL is copied to this machine.
 
     Raises:
         InputError: there is none of this name.
     """
     folder = dataset_folder(home, name)
-    if not (folder / "manifest.json").exists():
+    if is_url(name):
+        if not (folder / MANIFEST).exists():
+            from senet.data.remote import fetch_dataset
+
+            fetch_dataset(name, folder)
+        return dataclasses.replace(open_dataset(folder), name=name)
+    if not (folder / MANIFEST).exists():
         if name != EMBEDDED:
-            prepared = sorted(path.parent.name for path in (home / "datasets").glob("*/manifest.json"))
+            prepared = sorted(path.parent.name for path in prepared_manifests(home))
             raise InputError(
                 f"data: no data set `{name}` in {folder.parent}; there are: {', '.join(sorted({EMBEDDED, *prepared}))}"
             )
         prepare_breeds(folder, BreedsSpec())
     return open_dataset(folder)
+
+
+def prepared_manifests(home: Path) -> list[Path]:
+    """The manifests of all data sets below `home`."""
+    return sorted((home / "datasets").glob(f"[!.]*/{MANIFEST}"))
 
 
 @dataclass(frozen=True)
@@ -45,30 +85,49 @@ class Description:
     counts: dict[str, dict[str, int]]
     """images by set (base, streaming) and split"""
     labels: int
-    """most labels of one streaming image"""
+    """most labels of one streaming image; 0 where there is none"""
 
 
 def describe_dataset(home: Path, name: str) -> Description:
-    """Describe the data set `name`, also `breeds` before it is drawn. Raises InputError where there is none."""
+    """Describe a data set, `breeds` before it is drawn and one by URL before it is copied.
+
+    Raises:
+        InputError: there is none.
+    """
     folder = dataset_folder(home, name)
-    if name == EMBEDDED and not (folder / "manifest.json").exists():
+    if (folder / MANIFEST).exists():
+        return description(obtain_dataset(home, name))
+    if name == EMBEDDED:
         spec = BreedsSpec()
         return Description(name, spec.classes(), spec.size, spec.counts(), 2)
+    if is_url(name):
+        from senet.data.remote import fetch_manifest
+
+        return _described(name, fetch_manifest(name))
     return description(obtain_dataset(home, name))
 
 
 def description(dataset: Dataset) -> Description:
     """What is known of an opened data set."""
-    labels = int(dataset.streaming.labels.sum(axis=1).max())
-    return Description(dataset.name, dataset.classes, dataset.size, dataset.manifest["counts"], labels)
+    return _described(dataset.name, dataset.manifest)
+
+
+def _described(name: str, manifest: Mapping[str, Any]) -> Description:
+    return Description(name, tuple(manifest["classes"]), manifest["size"], manifest["counts"], manifest["most_labels"])
 
 
 def check_fits(config: TrialConfig, data: Description, source: str) -> None:
     """Raise InputError where config and data set do not go together."""
     k, classes = config.objective.top_k, len(data.classes)
-    if not data.labels <= k < classes:
+    if not data.labels and config.protocol != "single_label":
         raise InputError(
-            f"{source}: `objective.top_k`: must be from {data.labels} (labels of one image) to {classes - 1} "
+            f"{source}: data set `{data.name}` has no streaming pictures, which `protocol: {config.protocol}` needs; "
+            f"import it with --stream, or train with `protocol: single_label`"
+        )
+    least = max(1, data.labels)
+    if not least <= k < classes:
+        raise InputError(
+            f"{source}: `objective.top_k`: must be from {least} (labels of one image) to {classes - 1} "
             f"(classes of `{data.name}` less one), but got {k}"
         )
 

@@ -2,38 +2,49 @@
 
 A data set NAME is a folder `datasets/NAME/` with
 
-    manifest.json                    classes, size, channel statistics, counts, source, fingerprint
+    manifest.json                    classes, size, channel statistics, counts, split, source, checksums, fingerprint
     base.images.npy                  uint8 (N, H, W, 3)
     base.labels.npy                  bool (N, C)
-    base.split.npy                   uint8 (N,): an index into SPLITS
-    streaming.images.npy, …          the same for the multi-label images
+    base.split.npy                   uint8 (N,): an index into PARTS, or UNUSED
+    streaming.images.npy, …          the same for the multi-label images, of which there may be none
 
 It appears whole or not at all: it is written beside its place and renamed.
 """
 
-import hashlib
-import json
+import io
 import os
 import re
+import secrets
+import shlex
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from senet.data.integrity import FORMAT, check_files, damaged, read_manifest, write_manifest
+from senet.data.workspace import Workspace, refuse_existing
 from senet.errors import InputError
 
 SPLITS = ("train", "validation", "test")
+PARTS = (*SPLITS, "validation and test")
+"""what a picture can be for; the last is for both at once"""
+UNUSED = 255
+"""in the place of an index into PARTS: for nothing"""
 Split = Literal["train", "validation", "test"]
 SetName = Literal["base", "streaming"]
 MultiLabelKind = Literal["one object of mixed kind", "several objects"]
+Policy = Literal["crop", "squash", "pad", "thesis"]
+"""how a picture becomes a square, see `senet.data.pictures`"""
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 
-FORMAT = 1
+HEADER_BYTES = 128
+"""length of an images file's header, whatever the number of images"""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CHUNK_BYTES = 8 * 2**20
 
@@ -47,11 +58,11 @@ class ImageSet:
     labels: npt.NDArray[np.bool_]
     """(N, C), multi-hot"""
     split: npt.NDArray[np.uint8]
-    """(N,), an index into SPLITS"""
+    """(N,), an index into PARTS, or UNUSED"""
 
     def indices(self, split: Split) -> npt.NDArray[np.int64]:
-        """Positions of the images of one split, ascending."""
-        return np.flatnonzero(self.split == SPLITS.index(split))
+        """Positions of the images of one split, ascending; images of `validation and test` are in both."""
+        return np.flatnonzero(in_split(self.split, split))
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,30 @@ class Dataset:
     base: ImageSet
     streaming: ImageSet
 
+    @property
+    def policy(self) -> Policy:
+        """How pictures were fitted to the size; `crop` where nothing was to be fitted."""
+        policy: Policy = self.manifest["source"].get("policy", "crop")
+        return policy
+
+    @property
+    def split_note(self) -> str:
+        """What must be said with every accuracy on the test split, or ""."""
+        return split_note(self.manifest)
+
+
+def split_note(manifest: Mapping[str, Any]) -> str:
+    """What must be said with every accuracy on the test split of a data set, or ""."""
+    if manifest["split"]["name"] != "thesis":
+        return ""
+    return "test = validation: the split `thesis` selects and judges on the same 20 % of the pictures"
+
+
+def in_split(part: npt.NDArray[np.uint8], split: str) -> npt.NDArray[np.bool_]:
+    """Which of some indices into PARTS belong to a split."""
+    found: npt.NDArray[np.bool_] = part == SPLITS.index(split)
+    return found if split == "train" else found | (part == PARTS.index("validation and test"))
+
 
 def check_name(name: str, what: str) -> str:
     """`name`, if it can be a folder's name. Raises InputError otherwise."""
@@ -80,35 +115,6 @@ def check_name(name: str, what: str) -> str:
             f"{what} `{name}` must be 1 to 64 letters, digits, `.`, `_` or `-`, and begin with a letter or a digit"
         )
     return name
-
-
-def stratified_split(
-    groups: Sequence[str], seed: int, validation: float = 0.2, test: float = 0.2
-) -> npt.NDArray[np.uint8]:
-    """Split every group alike: at least one image of each group in each split.
-
-    Args:
-        groups: (N,) the stratum of each image (its class, or its combination of classes).
-        seed: of the shuffling.
-        validation, test: fractions of each group.
-
-    Raises:
-        InputError: a group has fewer than three images.
-    """
-    rng = np.random.default_rng(seed)
-    names = np.asarray(groups)
-    split = np.zeros(len(names), np.uint8)
-    for group in sorted(set(groups)):
-        members = rng.permutation(np.flatnonzero(names == group))
-        if len(members) < len(SPLITS):
-            raise InputError(f"`{group}` has {len(members)} pictures, but at least {len(SPLITS)} are needed")
-        n_validation = max(1, round(len(members) * validation))
-        n_test = max(1, round(len(members) * test))
-        if n_validation + n_test >= len(members):
-            n_validation = n_test = 1
-        split[members[:n_validation]] = SPLITS.index("validation")
-        split[members[n_validation : n_validation + n_test]] = SPLITS.index("test")
-    return split
 
 
 class DatasetWriter:
@@ -120,11 +126,7 @@ class DatasetWriter:
     def create_images(self, which: SetName, count: int, size: int) -> npt.NDArray[np.uint8]:
         """A writable memory map of shape (count, size, size, 3) for the images of one set."""
         path = self.folder / f"{which}.images.npy"
-        wanted, free = count * size * size * 3, shutil.disk_usage(self.folder).free
-        if wanted > free:
-            raise InputError(
-                f"{self.folder.parent}: the {which} images need {wanted / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
-            )
+        check_room(path, count * size * size * 3)
         images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
         # A full disk is an error here; without the space it would kill the process at a later write.
         with path.open("r+b") as file:
@@ -132,30 +134,40 @@ class DatasetWriter:
         return images
 
     def write_labels(self, which: SetName, labels: npt.NDArray[np.bool_], split: npt.NDArray[np.uint8]) -> None:
-        """Labels (N, C) and splits (N,) of one set."""
+        """Labels (N, C) and parts (N,) of one set."""
         np.save(self.folder / f"{which}.labels.npy", labels.astype(np.bool_))
         np.save(self.folder / f"{which}.split.npy", split.astype(np.uint8))
 
-    def finish(self, classes: Sequence[str], kind: MultiLabelKind, source: dict[str, Any]) -> None:
-        """Write the manifest: after it the folder is a complete data set."""
-        sets = {which: _load_set(self.folder, which) for which in ("base", "streaming")}
-        base = sets["base"]
-        mean, std = _channel_statistics(base.images, base.indices("train"))
+    def finish(
+        self, classes: Sequence[str], kind: MultiLabelKind, source: Mapping[str, Any], split: Mapping[str, Any]
+    ) -> None:
+        """Write the manifest: after it the folder is a complete data set.
+
+        Args:
+            source: where the images come from; `command` is what makes the data set again.
+            split: `name`, and what else tells how it was made.
+        """
+        parts = {which: np.load(self.folder / f"{which}.split.npy") for which in ("base", "streaming")}
+        images = self.folder / "base.images.npy"
+        mean, std = _channel_statistics(images, in_split(parts["base"], "train"))
+        labels = np.load(self.folder / "streaming.labels.npy").sum(axis=1)
+        counts: dict[str, dict[str, int]] = {
+            which: {name: int(in_split(part, name).sum()) for name in SPLITS} for which, part in parts.items()
+        }
         manifest = {
             "format": FORMAT,
             "classes": list(classes),
-            "size": int(base.images.shape[1]),
+            "size": image_shape(images)[1],
             "kind": kind,
             "mean": mean,
             "std": std,
-            "counts": {
-                which: {split: int(np.sum(part.split == i)) for i, split in enumerate(SPLITS)}
-                for which, part in sets.items()
-            },
-            "fingerprint": _content_fingerprint(classes, sets),
-            "source": source,
+            "counts": counts,
+            "images": {which: len(part) for which, part in parts.items()},
+            "most_labels": int(labels.max(initial=0)),
+            "split": dict(split),
+            "source": dict(source),
         }
-        (self.folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_manifest(self.folder, manifest)
 
 
 @contextmanager
@@ -165,39 +177,28 @@ def writing(target: Path, replace: bool = False) -> Iterator[DatasetWriter]:
     Raises:
         InputError: `target` exists and `replace` is false.
     """
-    if target.exists() and not replace:
-        raise InputError(f"{target}: a data set of this name exists; choose another name or pass --replace")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    folder.chmod(0o755)
+    refuse_existing(target, replace)
+    workspace = Workspace.claim(target, secrets.token_hex(8))
+    made = workspace.folder / "data"
+    made.mkdir()
     try:
-        yield DatasetWriter(folder)
-        if replace and target.exists():
-            target.rename(folder.with_name(f"{folder.name}-old"))
-        try:
-            os.rename(folder, target)
-        except OSError:
-            # Somebody else finished the same data set first: theirs is as good.
-            if not (target / "manifest.json").exists():
-                raise
+        yield DatasetWriter(made)
+        workspace.publish(made, replace)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(folder.with_name(f"{folder.name}-old"), ignore_errors=True)
+        workspace.remove()
 
 
 def open_dataset(folder: Path) -> Dataset:
     """Open a prepared data set; the images stay on disk until they are read.
 
+    Its files are compared with their checksums once on every machine, and again when they have changed.
+
     Raises:
-        InputError: the folder is missing or holds no complete data set.
+        InputError: the folder is missing or holds no complete, undamaged data set.
     """
-    path = folder / "manifest.json"
-    if not path.exists():
-        raise InputError(f"{folder}: no such data set; prepare one with `senet data import` or `senet data breeds`")
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
     try:
-        manifest = json.loads(path.read_text("utf-8"))
-        if manifest["format"] != FORMAT:
-            raise InputError(f"{path}: format {manifest['format']} is not {FORMAT}: prepare the data set again")
         return Dataset(
             name=folder.name,
             classes=tuple(manifest["classes"]),
@@ -211,7 +212,7 @@ def open_dataset(folder: Path) -> Dataset:
             streaming=_load_set(folder, "streaming"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: the data set is damaged ({error}): delete it and prepare it again") from None
+        raise damaged(folder, str(error), manifest) from None
 
 
 def _load_set(folder: Path, which: str) -> ImageSet:
@@ -222,35 +223,59 @@ def _load_set(folder: Path, which: str) -> ImageSet:
     )
 
 
-def _channel_statistics(
-    images: npt.NDArray[np.uint8], indices: npt.NDArray[np.int64]
-) -> tuple[list[float], list[float]]:
+def images_header(count: int, size: int) -> bytes:
+    """How a file of `count` images begins; its length does not depend on them, so it can be written last."""
+    buffer = io.BytesIO()
+    about = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
+    np.lib.format.write_array_header_1_0(buffer, about)
+    assert buffer.tell() == HEADER_BYTES
+    return buffer.getvalue()
+
+
+def image_shape(path: Path) -> tuple[int, ...]:
+    """The shape of an images file."""
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        return np.lib.format.read_array_header_1_0(file)[0]
+
+
+def image_chunks(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
+    """The images of a file in their order, (n, H, W, 3) each; read, not mapped, so that memory stays bounded."""
+    count, *shape = image_shape(path)
+    each = int(np.prod(shape))
+    step = max(1, _CHUNK_BYTES // each)
+    with path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        for start in range(0, count, step):
+            rows = min(step, count - start)
+            yield np.fromfile(file, np.uint8, rows * each).reshape(rows, *shape)
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Raise InputError where the disk has not `needed` bytes for the file `path`."""
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise InputError(f"{path.name} needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free in {path.parent}")
+
+
+def command_line(*words: object) -> str:
+    """A command as it would be typed."""
+    return shlex.join(map(str, words))
+
+
+def _channel_statistics(path: Path, chosen: npt.NDArray[np.bool_]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel of the chosen images, on a scale from 0 to 1."""
-    total, squares = np.zeros(3), np.zeros(3)
-    step = _images_a_chunk(images)
-    for start in range(0, len(indices), step):
-        chunk = images[indices[start : start + step]].reshape(-1, 3) / 255.0
-        total += chunk.sum(axis=0)
-        squares += np.square(chunk).sum(axis=0)
-    pixels = len(indices) * images.shape[1] * images.shape[2]
-    mean = total / pixels
-    std = np.sqrt(np.maximum(squares / pixels - np.square(mean), 1e-6))
+    from PIL import Image
+
+    histogram, start = np.zeros((3, 256), np.int64), 0
+    for chunk in image_chunks(path):
+        kept = chunk[chosen[start : start + len(chunk)]]
+        start += len(chunk)
+        if len(kept):
+            histogram += np.reshape(Image.fromarray(kept.reshape(-1, kept.shape[2], 3)).histogram(), (3, 256))
+    # Counts are exact, so the sum does not depend on how the images are cut into chunks.
+    values = np.arange(256) / 255
+    share = histogram / histogram.sum(axis=1, keepdims=True)
+    mean = share @ values
+    std = np.sqrt(np.maximum(share @ np.square(values) - np.square(mean), 1e-6))
     return [round(float(x), 6) for x in mean], [round(float(x), 6) for x in std]
-
-
-def _images_a_chunk(images: npt.NDArray[np.uint8]) -> int:
-    """So many images that a chunk stays small, whatever their size."""
-    return max(1, _CHUNK_BYTES // images[:1].nbytes)
-
-
-def _content_fingerprint(classes: Sequence[str], sets: dict[str, ImageSet]) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT, list(classes)]).encode())
-    for which in ("base", "streaming"):
-        part = sets[which]
-        digest.update(repr((which, part.images.shape)).encode())
-        step = _images_a_chunk(part.images)
-        for start in range(0, len(part.images), step):
-            digest.update(part.images[start : start + step].tobytes())
-        digest.update(np.packbits(part.labels).tobytes())
-        digest.update(part.split.tobytes())
-    return digest.hexdigest()[:16]

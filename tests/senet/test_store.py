@@ -4,12 +4,11 @@ import json
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from senet.data.breeds import BreedsSpec, prepare_breeds
 from senet.data.catalogue import check_fits, describe_dataset, description, obtain_dataset
-from senet.data.store import Dataset, open_dataset, stratified_split, writing
+from senet.data.store import Dataset, open_dataset, writing
 from senet.errors import InputError
 from tests.conftest import TINY
 
@@ -17,20 +16,6 @@ SMALL = BreedsSpec(
     breeds=3, mixes=1, train_per_breed=2, validation_per_breed=1, test_per_breed=1,
     train_per_mix=2, validation_per_mix=1, test_per_mix=1, size=16,
 )  # fmt: skip
-
-
-def test_every_group_is_in_every_split() -> None:
-    groups = ["a"] * 50 + ["b"] * 10 + ["c"] * 3
-    split = stratified_split(groups, seed=1)
-    counts = {group: np.bincount(split[np.array(groups) == group], minlength=3).tolist() for group in "abc"}
-    assert counts == {"a": [30, 10, 10], "b": [6, 2, 2], "c": [1, 1, 1]}
-    np.testing.assert_array_equal(split, stratified_split(groups, seed=1))
-    assert (split != stratified_split(groups, seed=2)).any()
-
-
-def test_too_few_pictures() -> None:
-    with pytest.raises(InputError, match="`b` has 2 pictures, but at least 3 are needed"):
-        stratified_split(["a"] * 5 + ["b"] * 2, seed=0)
 
 
 def test_nothing_is_left_of_a_failed_preparation(tmp_path: Path) -> None:

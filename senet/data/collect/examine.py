@@ -11,9 +11,9 @@ import imagehash
 import numpy as np
 from PIL import Image
 
+from senet.data.duplicates import HASH_SIDE, MOST_BITS
 from senet.data.pictures import decode_pictures
 
-HASH_SIDE, MOST_BITS = 16, 24
 """Near-duplicates differ in at most 24 bits of a hash of 16 × 16 frequencies, taken from 96 × 96 pixels. Of 404,550
 pairs of different photos of clothes none differs in less than 58 bits; a photo that is saved anew as a JPEG of quality
 50, or at half the size, differs from itself in at most 8."""
@@ -64,7 +64,7 @@ def _examine(content: bytes) -> Picture:
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
-        (problem,) = decode_pictures([Path(file.name)], square)
+        (problem,) = decode_pictures([Path(file.name)], square, "crop")
     if problem:
         raise Unfit(problem if problem == "no picture" else f"broken: {problem}")
     formats = [name for name in _SUFFIXES if name in Image.OPEN]

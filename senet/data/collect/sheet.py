@@ -48,7 +48,7 @@ def _thumbnails(folder: Folder, records: list[Record]) -> Iterator[str]:
     for start in range(0, len(records), _THUMBNAILS_AT_ONCE):
         paths = [folder.place(record) for record in records[start : start + _THUMBNAILS_AT_ONCE]]
         pixels = np.empty((len(paths), _SIDE, _SIDE, 3), np.uint8)
-        for image, problem in zip(pixels, decode_pictures(paths, pixels), strict=True):
+        for image, problem in zip(pixels, decode_pictures(paths, pixels, "pad"), strict=True):
             if problem:
                 yield ""
                 continue

@@ -1,0 +1,120 @@
+"""Data sets by URL (fsspec): copied to this machine once, checked, and found again.
+
+A URL's content is taken to stay as it is: a data set that is made anew gets a new address.
+"""
+
+import hashlib
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+
+from senet.data.integrity import ARRAYS, MANIFEST, TEXTS, check_files, parse_manifest
+from senet.data.workspace import Workspace
+from senet.errors import InputError
+
+SCHEMES = ("file", "s3", "gs")
+_CHUNK_BYTES = 8 * 2**20
+_MOST_MANIFEST_BYTES = 64 * 2**20
+
+
+def check_url(url: str, what: str) -> str:
+    """`url`, if data sets can lie there. Raises InputError otherwise."""
+    scheme, _, path = url.partition("://")
+    if scheme not in SCHEMES or not path.strip("/") or "::" in url or not url.isprintable():
+        raise InputError(f"{what} `{url}` must be a name, or a URL such as s3://bucket/folder ({', '.join(SCHEMES)})")
+    return url
+
+
+def cached_folder(home: Path, url: str) -> Path:
+    """Where the copy of `url` lies or would lie: below `SWEEPS_CACHE`, else `home`'s data sets."""
+    cache = os.environ.get("SWEEPS_CACHE")
+    name = PurePosixPath(url.rstrip("/")).name
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).lstrip("._-")[:40]
+    folder = Path(cache).absolute() if cache else home / "datasets"
+    return folder / f"{plain or 'data'}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
+
+
+def fetch_manifest(url: str) -> dict[str, Any]:
+    """The manifest of the data set at `url`. Raises InputError where there is none."""
+    return parse_manifest(_Remote(url).read(MANIFEST), url)
+
+
+def fetch_dataset(url: str, folder: Path) -> None:
+    """Copy the data set at `url` to `folder`, where it appears whole or not at all; nothing is done if it is there.
+
+    Whoever else wants it on this machine waits until it is there.
+
+    Raises:
+        InputError: there is no data set at `url`, it is damaged, or the disk is too small.
+    """
+    workspace = Workspace.claim(folder, hashlib.sha256(url.encode()).hexdigest()[:16], wait=True)
+    try:
+        if not (folder / MANIFEST).exists():
+            made = workspace.folder / "data"
+            made.mkdir(exist_ok=True)
+            _copy(_Remote(url), made)
+            workspace.publish(made, replace=False)
+    finally:
+        workspace.remove()
+
+
+def _copy(remote: "_Remote", folder: Path) -> None:
+    content = remote.read(MANIFEST)
+    manifest = parse_manifest(content, remote.url)
+    names = set(manifest["checksums"])
+    if not set(ARRAYS) <= names <= {*ARRAYS, *TEXTS}:
+        raise InputError(
+            f"{remote.url}: its manifest names other files than a data set has: {', '.join(sorted(names))}"
+        )
+    for name in sorted(names):
+        remote.copy(name, folder / name)
+    (folder / MANIFEST).write_bytes(content)
+    try:
+        check_files(folder, manifest)
+    except InputError:
+        raise InputError(
+            f"{remote.url}: what was copied is not what its manifest says: copy the data set there again"
+        ) from None
+
+
+class _Remote:
+    """The folder at a URL; every error is one line."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        scheme = url.partition("://")[0]
+        try:
+            self._files, self._path = fsspec.core.url_to_fs(url)
+        except ImportError:
+            package = {"s3": "s3fs", "gs": "gcsfs"}.get(scheme, "another package")
+            raise InputError(f"{url}: {scheme}:// needs the package {package}: pip install {package}") from None
+        except Exception as error:  # noqa: BLE001 Each file system raises errors of its own.
+            raise self._failed(error) from None
+
+    def read(self, name: str) -> bytes:
+        """The content of a small file."""
+        try:
+            with self._files.open(f"{self._path}/{name}", "rb") as file:
+                content: bytes = file.read(_MOST_MANIFEST_BYTES)
+                return content
+        except FileNotFoundError:
+            raise InputError(f"{self.url}: there is no data set; a folder that holds {name} is needed") from None
+        except Exception as error:  # noqa: BLE001 Each file system raises errors of its own.
+            raise self._failed(error) from None
+
+    def copy(self, name: str, target: Path) -> None:
+        """Copy a file, a chunk at a time."""
+        try:
+            with self._files.open(f"{self._path}/{name}", "rb") as file, target.open("wb") as copy:
+                while chunk := file.read(_CHUNK_BYTES):
+                    copy.write(chunk)
+        except FileNotFoundError:
+            raise InputError(f"{self.url}: the data set is damaged: {name} is missing; copy it there again") from None
+        except Exception as error:  # noqa: BLE001 Each file system raises errors of its own.
+            raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> InputError:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return InputError(f"{self.url}: cannot be read: {reason}")

@@ -1,0 +1,130 @@
+"""Which pictures train, which validate, which test: stratified, seeded, near-duplicates never apart.
+
+default    60 % train, 20 % validation, 20 % test
+thesis     80 % train; the other 20 % are validation and test at once
+official   test is given; of the other base pictures 80 % train, 20 % validate
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from senet.data.store import PARTS, UNUSED, SetName
+from senet.errors import InputError
+
+SplitName = Literal["default", "thesis", "official"]
+Shares = tuple[float, ...]
+
+_TEST = PARTS.index("test")
+# Of every class or combination, in the order of PARTS.
+_DEFAULT: Shares = (0.6, 0.2, 0.2, 0.0)
+SHARES: dict[SplitName, dict[SetName, Shares]] = {
+    "default": {"base": _DEFAULT, "streaming": _DEFAULT},
+    "thesis": {"base": (0.8, 0.0, 0.0, 0.2), "streaming": (0.8, 0.0, 0.0, 0.2)},
+    "official": {"base": (0.8, 0.2, 0.0, 0.0), "streaming": _DEFAULT},
+}
+
+
+def least_pictures(name: SplitName) -> int:
+    """How many pictures a class or combination needs at least."""
+    return max(sum(share > 0 for share in shares) for shares in SHARES[name].values())
+
+
+def split_pictures(
+    name: SplitName,
+    strata: Mapping[SetName, Sequence[str]],
+    groups: npt.NDArray[np.int64],
+    seed: int,
+    test: npt.NDArray[np.bool_] | None = None,
+) -> dict[SetName, npt.NDArray[np.uint8]]:
+    """Split base and streaming pictures together.
+
+    Args:
+        strata: by set, the class or combination of each picture.
+        groups: (N,) of the base pictures, then the streaming ones: those of one number are duplicates of each other.
+        seed: of the shuffling.
+        test: (N,) whether the `official` split says that a picture tests. Base pictures that it keeps for training,
+            but that duplicate one of these, are in no part; streaming ones test as well.
+
+    Returns:
+        By set, (N,): an index into PARTS, or UNUSED.
+
+    Raises:
+        InputError: a class or combination has too few pictures that are no duplicates of each other.
+    """
+    names = [f"{which} `{stratum}`" for which, part in strata.items() for stratum in part]
+    shares = {f"{which} `{stratum}`": SHARES[name][which] for which, part in strata.items() for stratum in part}
+    split = np.full(len(names), UNUSED, np.uint8)
+    free = np.ones(len(names), np.bool_)
+    if test is not None:
+        tied = np.isin(groups, groups[test])
+        split[test | (tied & (np.arange(len(names)) >= len(strata["base"])))] = _TEST
+        free = ~tied
+    split[free] = _stratified(np.array(names)[free], shares, groups[free], np.random.default_rng(seed))
+    base = len(strata["base"])
+    return {"base": split[:base], "streaming": split[base:]}
+
+
+def _stratified(
+    names: npt.NDArray[np.str_], shares: dict[str, Shares], groups: npt.NDArray[np.int64], rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """(N,) parts, given the stratum and the group of each picture."""
+    distinct, stratum = np.unique(names, return_inverse=True)
+    wanted = np.array([shares[name] for name in distinct]).reshape(-1, len(PARTS)) > 0
+    left = np.array([_quota(int(n), shares[name]) for name, n in zip(distinct, np.bincount(stratum), strict=True)])
+    left = left.reshape(-1, len(PARTS))
+    split = np.zeros(len(names), np.uint8)
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+
+    # Duplicates first, the largest groups first: where they overfill a part, single pictures make up for it.
+    order = np.argsort(group, kind="stable")
+    members = np.split(order, np.cumsum(sizes)[:-1]) if len(sizes) else []
+    several = [members[i] for i in rng.permutation(len(sizes)) if sizes[i] > 1]
+    for pictures in sorted(several, key=len, reverse=True):
+        counts = np.bincount(stratum[pictures], minlength=len(distinct))
+        part = _best_part(counts, left, wanted)
+        split[pictures] = part
+        left[:, part] -= counts
+
+    single = sizes[group] == 1
+    for i in range(len(distinct)):
+        pictures = rng.permutation(np.flatnonzero(single & (stratum == i)))
+        split[pictures] = _filled(left[i], len(pictures))
+        if len(np.unique(split[stratum == i])) < wanted[i].sum():
+            raise InputError(
+                f"{distinct[i]}: nearly all of its {int(np.sum(stratum == i))} pictures are duplicates of each other; "
+                f"train, validation and test each need one of their own; add others"
+            )
+    return split
+
+
+def _quota(count: int, shares: Shares) -> list[int]:
+    """How many of `count` pictures belong in each part: at least one where a share is wanted, the rest in the first."""
+    quota = [max(1, round(count * share)) if share > 0 else 0 for share in shares]
+    if sum(quota[1:]) >= count:
+        quota = [int(share > 0) for share in shares]
+    quota[0] = max(0, count - sum(quota[1:]))
+    return quota
+
+
+def _best_part(counts: npt.NDArray[np.int64], left: npt.NDArray[np.int64], wanted: npt.NDArray[np.bool_]) -> int:
+    """The part that a group overfills least; of several alike, the one that lacks most, and of those the first."""
+    here = counts > 0
+    possible = np.flatnonzero(wanted[here].all(axis=0))
+    excess = np.maximum(0, counts[here, None] - np.maximum(left[here], 0)).sum(axis=0)
+    lack = left[here].sum(axis=0)
+    return int(min(possible, key=lambda part: (excess[part], -lack[part])))
+
+
+def _filled(left: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.uint8]:
+    """(count,) parts for single pictures: the later parts get what they lack, the first one the rest."""
+    room = np.maximum(left, 0)
+    # What other parts were overfilled by is missing here: the first part gives it, then the others.
+    short = int(room.sum()) - count
+    for part in range(len(room)):
+        taken = min(short, int(room[part]))
+        room[part] -= taken
+        short -= taken
+    return np.repeat(np.arange(len(room), dtype=np.uint8), room)

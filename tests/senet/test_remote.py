@@ -1,0 +1,187 @@
+"""Data sets by URL: copied once, checked, found again; and stores that are damaged."""
+
+import json
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+from senet.cli import main
+from senet.data.breeds import prepare_breeds
+from senet.data.catalogue import dataset_folder, describe_dataset, obtain_dataset
+from senet.data.remote import fetch_dataset
+from senet.data.store import open_dataset
+from senet.errors import InputError
+from sweeps.cli import main as sweeps
+from tests.conftest import TINY, TINY_TRIAL, refusal
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Of a data set on another machine, as it were."""
+    prepare_breeds(tmp_path / "bucket" / "pets", TINY)
+    return f"file://{tmp_path}/bucket/pets"
+
+
+def test_a_data_set_by_url_is_copied_once(url: str, tmp_path: Path, home: Path) -> None:
+    described = describe_dataset(home, url)
+    assert not home.exists(), "a description copies nothing"
+    dataset = obtain_dataset(home, url)
+    assert dataset.name == url
+    assert (described.classes, described.counts, described.labels) == (dataset.classes, dataset.manifest["counts"], 2)
+    shutil.rmtree(tmp_path / "bucket")
+    assert obtain_dataset(home, url).fingerprint == dataset.fingerprint
+    assert obtain_dataset(home, f"{url}/").fingerprint == dataset.fingerprint
+    assert describe_dataset(home, url) == described
+    assert [path.name[:5] for path in (home / "datasets").iterdir()] == ["pets-"]
+
+
+def test_the_cache_can_be_elsewhere_and_all_who_wait_get_one_copy(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path / "cache"))
+    folder, found = dataset_folder(tmp_path / "home", url), list[str]()
+    assert folder.parent == tmp_path / "cache"
+    threads = [
+        threading.Thread(target=lambda: found.append(obtain_dataset(tmp_path / "home", url).fingerprint))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        ("ftp://host/pets", "must be a name, or a URL such as s3://bucket/folder (file, s3, gs)"),
+        ("s3://", "must be a name, or a URL"),
+        ("file:///nowhere/pets", "file:///nowhere/pets: there is no data set; a folder that holds manifest.json"),
+        ("s3::file:///x", "must be a name, or a URL"),
+    ],
+)
+def test_a_url_without_a_data_set_is_refused(
+    url: str, part: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump(TINY_TRIAL | {"data": url}))
+    assert part in refusal(main, capsys, "train", str(config)).err
+    recipe = tmp_path / "r.yaml"
+    space = {"streaming.learning_rate": {"log": [0.001, 0.1]}}
+    recipe.write_text(yaml.safe_dump({"data": url, "objective": {"top_k": 2}, "space": space}))
+    assert part in refusal(sweeps, capsys, "run", str(recipe)).err
+
+
+def test_a_scheme_whose_package_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(InputError, match=r"s3:// needs the package s3fs: pip install s3fs"):
+        obtain_dataset(home, "s3://bucket/pets")
+
+
+@pytest.mark.parametrize("damage", ["bytes", "missing", "manifest", "other file"])
+def test_a_damaged_one_is_not_taken(url: str, tmp_path: Path, home: Path, damage: str) -> None:
+    source = tmp_path / "bucket" / "pets"
+    if damage == "bytes":
+        flip(source / "base.images.npy", 5000)
+    elif damage == "missing":
+        (source / "streaming.split.npy").unlink()
+    elif damage == "manifest":
+        flip(source / "manifest.json", 300)
+    else:
+        from senet.data.integrity import _digest
+
+        manifest = json.loads((source / "manifest.json").read_text())
+        del manifest["checksum"]
+        manifest["checksums"]["../../escaped"] = "0"
+        (source / "manifest.json").write_text(json.dumps(manifest | {"checksum": _digest(manifest)}))
+    with pytest.raises(InputError, match=r"damaged|is not what its manifest says|names other files"):
+        fetch_dataset(url, dataset_folder(home, url))
+    assert list((home / "datasets").iterdir()) == []
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one byte, and leave length and time as they are."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+# Checksums of local data sets
+
+
+@pytest.mark.parametrize("name", ["base.images.npy", "streaming.labels.npy", "base.split.npy"])
+def test_a_changed_byte_is_found_when_a_data_set_is_first_opened(
+    home: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_breeds(home / "datasets" / "pets", TINY)
+    flip(home / "datasets" / "pets" / name, 129)
+    with pytest.raises(InputError) as caught:
+        open_dataset(home / "datasets" / "pets")
+    command = "prepare it again: senet data breeds pets --breeds 6 --mixes 3 --train-per-breed 20"
+    assert f"the data set is damaged ({name} is not as it was written): {command}" in str(caught.value)
+    assert str(caught.value).endswith(" --replace")
+    assert str(caught.value) in refusal(main, capsys, "data", "verify", "pets").err
+
+
+def test_a_data_set_is_verified_once_and_again_after_a_change(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = home / "datasets" / "pets"
+    prepare_breeds(folder, TINY)
+    checked: list[Path] = []
+    from senet.data import integrity
+
+    verify = integrity.verify_files
+    monkeypatch.setattr(
+        integrity, "verify_files", lambda folder, manifest: checked.append(folder) or verify(folder, manifest)
+    )
+    for _ in range(3):
+        open_dataset(folder)
+    assert checked == [folder]
+    # A byte that changes behind the back of time and length is found by the command alone.
+    flip(folder / "base.images.npy", 5000)
+    open_dataset(folder)
+    assert "base.images.npy is not as it was written" in refusal(main, capsys, "data", "verify", "pets").err
+    os.utime(folder / "base.images.npy")
+    with pytest.raises(InputError, match="damaged"):
+        open_dataset(folder)
+    flip(folder / "base.images.npy", 5000)
+    open_dataset(folder)
+    assert main(["data", "verify", "pets"]) == 0
+    assert "all 6 files" in capsys.readouterr().out
+
+
+def test_where_nothing_can_be_written_it_is_verified_each_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = home / "datasets" / "pets"
+    prepare_breeds(folder, TINY)
+
+    def refuse(path: Path, content: bytes) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("senet.data.integrity.write_atomically", refuse)
+    open_dataset(folder)
+    flip(folder / "base.images.npy", 5000)
+    with pytest.raises(InputError, match="damaged"):
+        open_dataset(folder)
+
+
+def test_an_edited_manifest_is_refused_and_does_not_hide_others(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("pets", "more"):
+        prepare_breeds(home / "datasets" / name, TINY)
+    path = home / "datasets" / "pets" / "manifest.json"
+    path.write_text(path.read_text().replace('"size": 24', '"size": 25', 1))
+    assert main(["data", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "more: 6 classes, 24 px, base 240 images, streaming 120, one object of mixed kind, split drawn" in lines[0]
+    assert "manifest.json is not as it was written" in lines[1]

@@ -1,0 +1,86 @@
+"""Splits: every class in each part, duplicates never apart, the same from the same seed."""
+
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from senet.data.splits import SplitName, least_pictures, split_pictures
+from senet.data.store import PARTS, UNUSED
+from senet.errors import InputError
+
+
+def split_of(
+    base: list[str], streaming: list[str], groups: list[int] | None = None, name: SplitName = "default", seed: int = 0,
+    test: list[bool] | None = None,
+) -> npt.NDArray[np.uint8]:  # fmt: skip
+    """Parts of the base pictures, then the streaming ones."""
+    together = np.arange(len(base) + len(streaming)) if groups is None else np.array(groups)
+    given_test = None if test is None else np.array(test)
+    found = split_pictures(name, {"base": base, "streaming": streaming}, together, seed, given_test)
+    return np.concatenate([found["base"], found["streaming"]])
+
+
+def test_shares_of_every_stratum() -> None:
+    base, streaming = ["a"] * 50 + ["b"] * 10 + ["c"] * 3, ["a+b"] * 20
+    for seed in range(3):
+        split = split_of(base, streaming, seed=seed)
+        names = np.array(base + streaming)
+        counts = {name: np.bincount(split[names == name], minlength=4).tolist() for name in np.unique(names)}
+        assert counts == {"a": [30, 10, 10, 0], "b": [6, 2, 2, 0], "c": [1, 1, 1, 0], "a+b": [12, 4, 4, 0]}
+    np.testing.assert_array_equal(split, split_of(base, streaming, seed=2))
+    assert (split != split_of(base, streaming, seed=1)).any()
+
+
+def test_the_split_of_the_thesis_validates_and_tests_on_the_same() -> None:
+    split = split_of(["a"] * 20 + ["b"] * 2, ["a+b"] * 10, name="thesis")
+    assert np.bincount(split[:20], minlength=4).tolist() == [16, 0, 0, 4]
+    assert np.bincount(split[20:22], minlength=4).tolist() == [1, 0, 0, 1]
+    assert np.bincount(split[22:], minlength=4).tolist() == [8, 0, 0, 2]
+    assert (least_pictures("thesis"), least_pictures("default")) == (2, 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_duplicates_stay_together_and_every_part_is_filled(data: st.DataObject) -> None:
+    strata = [f"s{i}" for i in range(data.draw(st.integers(1, 3)))]
+    base = [name for name in strata for _ in range(data.draw(st.integers(9, 40)))]
+    streaming = ["s0+s1"] * data.draw(st.integers(9, 20))
+    count = len(base) + len(streaming)
+    # Pairs and triples, within and between sets; enough pictures of every stratum stay single.
+    groups = list(range(count))
+    for a, b in data.draw(st.lists(st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)), max_size=3)):
+        groups[b] = groups[a]
+    split = split_of(base, streaming, groups, seed=data.draw(st.integers(0, 3)))
+    names = np.array(base + streaming)
+    for name in np.unique(names):
+        assert set(split[names == name]) == {0, 1, 2}
+    order = np.argsort(groups, kind="stable")
+    for a, b in pairwise(order):
+        assert groups[a] != groups[b] or split[a] == split[b]
+
+
+def test_duplicates_do_not_shift_the_shares() -> None:
+    groups = [0] * 10 + [1] * 4 + list(range(2, 38))
+    counts = np.bincount(split_of(["a"] * 50, [], groups), minlength=3)
+    assert counts.tolist() == [30, 10, 10]
+
+
+def test_a_class_of_duplicates_alone_is_refused() -> None:
+    with pytest.raises(InputError, match="base `b`: nearly all of its 6 pictures are duplicates"):
+        split_of(["a"] * 5 + ["b"] * 6, [], [0, 1, 2, 3, 4] + [5] * 6)
+
+
+def test_the_official_split_keeps_the_test_list_and_no_duplicate_of_it_trains() -> None:
+    base, streaming = ["a"] * 40, ["a+b"] * 10
+    test = [False] * 30 + [True] * 10 + [False] * 10
+    groups = list(range(50))
+    groups[0] = groups[30]  # a training picture that is a test picture
+    groups[45] = groups[31]  # a streaming picture that is one
+    split = split_of(base, streaming, groups, "official", test=test)
+    assert set(split[30:40]) == {PARTS.index("test")}
+    assert (split[0], split[45]) == (UNUSED, PARTS.index("test"))
+    assert np.bincount(split[1:30], minlength=3).tolist() == [23, 6, 0]
