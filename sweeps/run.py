@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from threading import Event
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from senet.data.catalogue import describe_dataset
 from senet.errors import InputError
+from sweeps.analysis import configurations
 from sweeps.config import Recipe
 from sweeps.driver import Driver
 from sweeps.ledger import Entry, Ledger, entries_of, is_finished, open_ledger
@@ -58,7 +60,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
                 logging_level=logging.ERROR,
                 runtime_env={"env_vars": _WORKER_ENVIRONMENT},
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 Ray raises all kinds here, plain exceptions among them.
             reason = str(error).partition("\n")[0]
             where = "Ray does not start here" if address is None else f"--address {address}: cannot join Ray there"
             raise InputError(f"{where}: {reason}") from None
@@ -192,9 +194,10 @@ def conclude(recipe: Recipe, entries: list[Entry], tracking: SweepTracking, endi
     """Write to the tracking what it misses, and close the sweep's run; returns whether the sweep has ended."""
     tracking.reconcile(entries)
     finished = is_finished(recipe, entries, ending)
-    best = max(entries, key=lambda entry: entry.joint, default=None)
-    metrics = best.result.get("metrics", {}) if best is not None else {}
-    tracking.end("FINISHED" if finished else "KILLED", {f"best_{k}": v for k, v in metrics.items()})
+    trials = [asdict(e) | {"enqueued": e.enqueued is not None, "metrics": e.result.get("metrics", {})} for e in entries]
+    ranking = configurations(trials)
+    best = {name: ranking[0].mean(name) for name in ranking[0].metrics} if ranking else {}
+    tracking.end("FINISHED" if finished else "KILLED", {f"best_{k}": v for k, v in best.items()})
     return finished
 
 

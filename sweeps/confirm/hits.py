@@ -61,7 +61,7 @@ def measure_hits(assignment: dict[str, Any]) -> None:
     dataset = for_protocol(config, normalised_for(config, obtain_dataset(home, config.data)))
     runtime = make_runtime("cuda" if assignment["gpu"] else "cpu", config.precision)
     bases = BaseStore(home / "bases")
-    key, base, _ = bases.obtain(config, dataset, runtime, _nothing, assignment["trainer"])
+    key, base, _ = bases.obtain(config, dataset, runtime, _nothing, assignment["trainer"], wait=True)
     if config.streaming.ewc:
         base = bases.with_importance(key, base, config, dataset, runtime)
     streamed = stream(config, base, dataset, runtime, _nothing)

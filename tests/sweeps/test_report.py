@@ -6,12 +6,14 @@ from sweeps.report import summary
 
 
 def trial(number: int, **params: Any) -> dict[str, Any]:
-    return {"number": number, "state": "complete", "params": params}
+    metrics = {"joint": 0.5, "original_topk": 0.6, "streaming_topk": 0.4}
+    told = {"state": "complete", "seed": 0, "enqueued": False, "metrics": metrics}
+    return {"number": number, "params": params, **told}
 
 
 def test_trials_that_look_at_old_images_are_marked() -> None:
     status: dict[str, Any] = {
-        "objective": {"chance": None, "images": None},
+        "objective": {"chance": None, "images": None, "split": None, "original_weight": 0.7},
         "best": None,
         "baseline": None,
         "bases": {"trained": 1, "reused": 2, "seconds_saved": 3.0},

@@ -8,7 +8,7 @@ import yaml
 from senet.cli import main as senet
 from sweeps.cli import main as sweeps
 from sweeps.config import load_recipe
-from sweeps.export import export_best
+from sweeps.export import export_pick
 from sweeps.report import summary
 from sweeps.status import sweep_status
 from sweeps.sweep import create_sweep
@@ -34,7 +34,8 @@ def test_status_report_and_export_say_it(
     capsys.readouterr()
     assert sweeps(["status"]) == 0
     assert (NOTE in capsys.readouterr().out) == (split == "thesis")
-    trial = {"number": 0, "seed": 0, "params": dict(RECIPE["enqueue"][0]), "metrics": {"joint": 0.5}, "base_key": "k"}
-    trial |= {"mlflow_run_id": "m", "state": "complete"}
-    text = export_best(sweep, status | {"best": trial, "trials": [trial]})
+    metrics = {"joint": 0.5, "original_topk": 0.6, "streaming_topk": 0.3}
+    trial = {"number": 0, "seed": 0, "params": dict(RECIPE["enqueue"][0]), "metrics": metrics, "base_key": "k"}
+    trial |= {"mlflow_run_id": "m", "state": "complete", "enqueued": True}
+    text = export_pick(sweep, status | {"best": trial, "trials": [trial]}, "best")
     assert (yaml.safe_load(text)["provenance"].get("split") == NOTE) == (split == "thesis")
