@@ -1,6 +1,6 @@
 """Images a second: our training epoch, the ceiling, and the loop that people write today, interleaved in one run.
 
-    python benchmarks/throughput.py [--sizes 64 128 300] [--batch 32] [--steps 4] [--rounds 7] [--width 64]
+    python benchmarks/throughput.py [--sizes 64 128 300] [--batch 32] [--steps 12] [--rounds 7] [--width 64]
         [--colour 0.4] [--stored 500 375] [--device auto] [--precision auto] [--compile] [--output FILE]
 
 - ours: an epoch of `senet.loop.Loop` without evaluation, as its own clock says: shuffling, crops, flips and colour,
@@ -284,7 +284,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 300])
-    for name, default in (("batch", 32), ("steps", 4), ("rounds", 7), ("width", 64), ("pictures", 240)):
+    for name, default in (("batch", 32), ("steps", 12), ("rounds", 7), ("width", 64), ("pictures", 240)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--colour", type=float, default=0.4)
     parser.add_argument("--stored", type=int, nargs=2, default=[500, 375], help="width and height of the JPEG files")
