@@ -114,7 +114,8 @@ def main() -> None:
         shutil.rmtree(folder)
     print("small files", {key: round(value, 2) for key, value in small.items()})
     result: dict[str, Any] = {
-        "command": "python benchmarks/import_speed.py " + " ".join(sys.argv[1:]),
+        "command": f"python benchmarks/import_speed.py {base.name} {stream.name} --size {size} "
+        f"--rounds {arguments.rounds} --files {arguments.files}",
         "machine": {
             "processor": platform.machine(),
             "cores": CORES,
