@@ -39,12 +39,11 @@ test: setup
 	ruff format --check .
 	mypy
 	$(FAST_TESTS)
-	$(SIDE_BY_SIDE) -m "slow and not soak" tests/senet
-	pytest -m "slow and not soak" --ignore tests/senet
+	$(SIDE_BY_SIDE) --dist loadfile -m "slow and not soak"
 
-# Chaos, fuzzing, long goldens: under 70 minutes.
+# Chaos, fuzzing, whole sweeps, long goldens: under 70 minutes.
 soak: setup
-	pytest -x -m soak --ignore tests/senet --ignore tests/soak/test_compile.py
+	pytest -x -m soak tests/sweeps tests/soak --ignore tests/soak/test_compile.py
 	$(SIDE_BY_SIDE) -x -m soak tests/senet tests/soak/test_compile.py
 
 # A new lock file: names, versions and platform markers, no addresses.

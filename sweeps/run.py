@@ -160,6 +160,7 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
         tracking.begin(parent_params(recipe))
         tally = Tally(recipe.search.trials, ledger.entries())
         view: View = LiveView(console, sweep.name, tally) if console.is_terminal else PlainView(console, tally)
+        driver = None
         try:
             _reconcile(sweep, ledger, tracking)
             data = describe_dataset(sweep.home, recipe.data)
@@ -173,7 +174,10 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
                 driver.interrupt()
         finally:
             view.close()
-            ending = "interrupted" if asked.is_set() else driver.ending or "ended"
+            # Tune takes Ctrl-C for itself: what it leaves undone tells of it.
+            left = any(entry.state == "running" for entry in ledger.entries())
+            cut = asked.is_set() or left or driver is None or not driver.done()
+            ending = "interrupted" if driver is None or cut else driver.ending or "ended"
             sweep.set_ending(ending)
             finished = conclude(recipe, ledger.entries(), tracking, ending)
     return None if finished else ending

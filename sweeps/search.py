@@ -23,6 +23,9 @@ _DRAWS = 20
 TRIES = 200
 # So often the training of a base may fail before no further trial is given to it.
 _FAILURES = 2
+# However large the gain of a further setting seems: few bases say little of how bases differ, so there are never more
+# settings than so many times `streams_per_base` for each base on average.
+_MOST_STREAMS = 2
 # So many configurations of a finite space are looked through for one that is left.
 _CELLS = 5000
 
@@ -377,6 +380,8 @@ class _Memory:
         for base in open_bases:
             if self._streams[base] < least:
                 return base
+        if sum(self._streams[base] for base in self.bases) >= _MOST_STREAMS * least * len(self.bases):
+            return None
         joints = {base: self._joints[base] for base in self.bases if self._joints[base]}
         enough = len(joints) > 1 and any(len(found) > 1 for found in joints.values())
         if not enough or not self._base_seconds or not self._streaming_seconds:

@@ -18,7 +18,7 @@ from tests.conftest import merged
 from tests.sweeps.commands import RECIPE, Home, kill_everything, wait_for
 
 # Every command starts a process, and a sweep several: on a slow machine that adds up.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 CALL = ("confirm", "small", "--top", "2", "--seeds", "2")
 

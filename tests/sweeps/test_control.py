@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import merged
 from tests.sweeps.commands import RECIPE, Home, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 PRUNED = merged(
     RECIPE,
@@ -78,7 +78,6 @@ def test_a_new_sweep_builds_on_another(home: Home, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.soak
 def test_a_stopped_sweep_goes_on(home: Home) -> None:
     slow = merged(RECIPE, {"config": {"base": {"epochs": 60}}, "search": {"trials": 3}})
     process = home.start("sweeps", "run", str(home.recipe("stopped", **slow)))

@@ -50,7 +50,7 @@ def status(home: Home, output: str) -> dict[str, Any]:
 
 def test_what_it_prints(output: str, home: Home) -> None:
     assert str(home.folder) in output, "it says where it writes"
-    lines = [line for line in output.splitlines() if line.startswith("trial ")]
+    lines = [line for line in output.splitlines() if " done, " in line]
     assert len(lines) == 8
     assert "[8/8 done, 0 running, 0 failed; bases:" in lines[-1]
     assert "best: trial" in output
@@ -64,7 +64,7 @@ def test_status_is_complete(status: dict[str, Any], home: Home) -> None:
     assert status["objective"]["chance"]["streaming"] == pytest.approx(1 / math.comb(6, 2))
     assert [trial["state"] for trial in status["trials"]] == ["complete"] * 8
     keys = {trial["base_key"] for trial in status["trials"]}
-    assert status["bases"]["trained"] == len(keys) >= 3
+    assert status["bases"]["trained"] == len(keys) >= 2
     assert status["bases"]["reused"] == 8 - len(keys)
     assert status["bases"]["seconds_saved"] > 0
     joints = [trial["metrics"]["joint"] for trial in status["trials"]]

@@ -11,7 +11,7 @@ from tests.conftest import merged
 from tests.sweeps.commands import RECIPE, Home, descendants, kill_everything, wait_for
 
 # Every command starts a process, and a sweep several: on a slow machine that adds up.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -98,6 +98,7 @@ def test_trials_that_fail_do_not_stop_the_sweep(home: Home) -> None:
     assert "Traceback" in error.read_text()
 
 
+@pytest.mark.soak
 def test_a_killed_trial_process_is_replaced(home: Home) -> None:
     slow = merged(RECIPE, {"config": {"base": {"epochs": 40}}, "search": {"trials": 2, "concurrency": 1}})
     process = home.start("sweeps", "run", str(home.recipe("lost", **slow)))

@@ -193,7 +193,7 @@ def finish(ledger: Ledger, number: int, told: Path) -> None:
         file.write(f"{number}\n")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("shared", [False, True], ids=["sqlite", "journal"])
 def test_a_driver_that_is_killed_again_and_again_loses_nothing(
     tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch

@@ -8,7 +8,7 @@ import yaml
 from tests.conftest import TINY_TRIAL
 from tests.sweeps.commands import RECIPE, Home
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 NETWORK = """
 from torch import nn

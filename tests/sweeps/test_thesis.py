@@ -283,8 +283,8 @@ def test_epochs_are_timed_once(tiny: Dataset, tmp_path: Path, sweep: Sweep) -> N
     assert said[2:] == ["timing epochs: resnet18"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.soak
+@pytest.mark.timeout(600)
 def test_the_command_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Times do not matter here; threads that wait for each other on a busy machine would take minutes.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
