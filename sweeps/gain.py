@@ -19,8 +19,9 @@ _SETTINGS = np.array([1, 2, 4, 8, 16])
 _CANDIDATES = 32
 _STEPS = 48
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
-# Variances are estimated from few values: neither part is taken for less than this share of the other's deviation.
-_LEAST_SHARE = 0.25
+# Deviations are estimated from few values, that between bases from the fewest: neither is taken for less than such a
+# share of the other.
+_LEAST_WITHIN, _LEAST_BETWEEN = 0.05, 0.5
 
 
 def next_base(
@@ -65,7 +66,7 @@ def _deviations(values: list[Floats], means: Floats, counts: npt.NDArray[np.int6
     spread = float(means.var(ddof=1)) - within**2 * float((1 / counts).mean())
     between = max(spread, 0.0) ** 0.5
     floor = 1e-4
-    return max(within, _LEAST_SHARE * between, floor), max(between, _LEAST_SHARE * within, floor)
+    return max(within, _LEAST_WITHIN * between, floor), max(between, _LEAST_BETWEEN * within, floor)
 
 
 def _rates(

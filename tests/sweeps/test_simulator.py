@@ -79,16 +79,24 @@ def test_slots_are_busy() -> None:
 
 
 def test_dear_bases_are_streamed_on_more() -> None:
-    class Dear(Hill):
+    class Cheap(Hill):
+        def epoch_seconds(self, params: Params) -> float:
+            return 0.1
+
+        def streamed(self, params: Params, seed: int) -> dict[str, float]:
+            return super().streamed(params | {"streaming.learning_rate": 0.01}, seed)
+
+    class Dear(Cheap):
         def epoch_seconds(self, params: Params) -> float:
             return 24.0
 
     space = recipe().parsed_space("r")
     bases = [
         len({base_of(space, entry.params) for entry in simulate(recipe(), world, slots=1).entries})
-        for world in (Hill(), Dear())
+        for world in (Cheap(), Dear())
     ]
     assert bases[1] < bases[0]
+    assert bases[1] >= 40 / (2 * 3), "and yet no more than twice the settings that every base gets"
 
 
 def test_probes_give_up_poor_bases_early() -> None:
