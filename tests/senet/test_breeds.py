@@ -11,6 +11,9 @@ from senet.data.breeds import BreedsSpec, prepare_breeds
 from senet.data.store import SPLITS, Dataset, open_dataset
 from senet.errors import InputError
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 SMALL = BreedsSpec(
     breeds=6,
     mixes=4,

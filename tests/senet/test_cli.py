@@ -13,6 +13,9 @@ from senet.data.store import open_dataset
 from senet.modelfolder import load_model
 from tests.conftest import TINY_TRIAL, merged, refusal
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 DRAW = [
     *("--breeds", "6", "--train-per-breed", "20", "--validation-per-breed", "10", "--test-per-breed", "10"),
     *("--mixes", "3", "--train-per-mix", "20", "--validation-per-mix", "10", "--test-per-mix", "10"),

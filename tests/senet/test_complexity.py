@@ -10,6 +10,9 @@ from senet.complexity import Complexity, complexity
 from senet.config import ModelConfig
 from senet.errors import InputError
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 
 def tiny_network(config: ModelConfig, classes: int) -> nn.Module:
     return nn.Sequential(

@@ -15,6 +15,9 @@ from senet.loop import Report
 from senet.modelfolder import Model, load_model, save_model
 from senet.training import print_epoch
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 CPU = Runtime(torch.device("cpu"), bf16=False)
 
 

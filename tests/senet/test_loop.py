@@ -17,6 +17,9 @@ from senet.loop import Loop, Report, Task, Trained
 from senet.losses import margin
 from senet.phases import stream, train_base
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 MakeConfig = Callable[..., TrialConfig]
 CPU = Runtime(torch.device("cpu"), bf16=False)
 

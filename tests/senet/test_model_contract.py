@@ -11,6 +11,9 @@ from senet.config import MODELS, ModelConfig
 from senet.models import build_model, head_of
 from senet.models.squeeze_excite import SqueezeExcite
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 CLASSES = 5
 
 # One of each family and of each kind of block, with and without squeeze-and-excitation, are quick; the others are slow,

@@ -18,6 +18,9 @@ from senet.models import build_model, head_of
 from senet.models.custom import source_digest
 from senet.phases import train_base
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 NETWORK = """
 from torch import nn
 

@@ -13,6 +13,9 @@ from senet.errors import NonFiniteError
 from senet.loop import Report, Trained
 from senet.phases import base_fingerprint, stream, train_base
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 MakeConfig = Callable[..., TrialConfig]
 CPU = Runtime(torch.device("cpu"), bf16=False)
 

@@ -13,6 +13,9 @@ from senet.data.pictures import Decoder, Dropped, Unreadable, decode_pictures
 from senet.data.store import POLICIES, Policy, open_dataset
 from tests.senet.photo_folders import Folders, paint
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 RED, GREEN = (200, 0, 0), (0, 200, 0)
 
 

@@ -14,6 +14,9 @@ from senet.loop import Report
 from senet.phases import stream, train_base
 from senet.protocols import for_protocol, split_labels, stages
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 MakeConfig = Callable[..., TrialConfig]
 CPU = Runtime(torch.device("cpu"), bf16=False)
 

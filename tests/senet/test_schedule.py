@@ -13,6 +13,9 @@ from senet.phases import train_base
 from senet.schedule import learning_rate_at
 from tests.conftest import TINY_TRIAL, merged
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 
 def test_step_schedule_is_the_thesis() -> None:
     rates = [learning_rate_at(BaseConfig(), epoch * 7, 7, []) for epoch in range(15)]

@@ -18,6 +18,9 @@ from senet.phases import stream, train_base, with_importance
 from senet.streaming import Replay, importance
 from tests.conftest import TINY_TRIAL, merged
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 MakeConfig = Callable[..., TrialConfig]
 CPU = Runtime(torch.device("cpu"), bf16=False)
 

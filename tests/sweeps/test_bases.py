@@ -23,6 +23,9 @@ from tests.conftest import TINY, TINY_TRIAL, merged
 from tests.sweeps import contenders
 from tests.sweeps.commands import wait_for
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 QUICK = Timing(expiry_seconds=1.0, beat_seconds=0.1, poll_seconds=0.05)
 RUNTIME = make_runtime("cpu", "fp32")
 MakeConfig = Callable[..., TrialConfig]

@@ -23,6 +23,9 @@ from sweeps.sweep import Sweep
 from tests.conftest import refusal
 from tests.sweeps.made_up import FAILED, made_up, result
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 # Widths 3 and 2 are the best two, width 1 is the baseline, width 4 is behind it; width 2 was tried with two seeds.
 TRIALS = [
     (1, 0, result(0.5, 0.5)),

@@ -21,6 +21,9 @@ from sweeps.trial import failure
 from tests.conftest import merged
 from tests.sweeps.commands import RECIPE
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 DATA = Description("tiny", tuple("abcdef"), 24, {}, 2)
 
 

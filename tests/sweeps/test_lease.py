@@ -12,6 +12,9 @@ import pytest
 
 from sweeps.lease import Lease, LeaseHeld, Timing, lease_holder, take_lease
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 QUICK = Timing(expiry_seconds=0.5, beat_seconds=0.05, poll_seconds=0.05)
 
 

@@ -26,6 +26,9 @@ from tests.conftest import merged
 from tests.sweeps.postgres import PASSWORD, Postgres
 from tests.sweeps.test_search import RECIPE
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 SPACE = validate_recipe(RECIPE, "r").parsed_space("r")
 PARAMS: Params = {"model.expansion": 2, "model.reduction": "sqrt", "streaming.learning_rate": 0.01}
 

@@ -34,7 +34,7 @@ MOUNTS = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
 @pytest.mark.parametrize(
     ("folder", "share"),
     [
-        ("/work/sweeps", None),
+        ("/local/sweeps", None),
         ("/home", "nfs4"),
         ("/home/ada/sweeps/x", "nfs4"),
         ("/home/ada/scratch/x", None),

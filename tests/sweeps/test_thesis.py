@@ -25,6 +25,9 @@ from sweeps.timing import time_epochs
 from tests.conftest import TINY, refusal
 from tests.sweeps.commands import Home
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 NUMBER = {row.key: i for i, row in enumerate(ROWS)}
 
 

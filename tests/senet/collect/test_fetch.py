@@ -21,6 +21,9 @@ from tests.senet.collect.server import (
     truncate,
 )
 
+# They train, or wait: together they take longer than a quick gate may.
+pytestmark = pytest.mark.slow
+
 GOOD = content(picture(1))
 
 
