@@ -271,6 +271,7 @@ class TestPostgres:
             assert "\n" not in text
             assert password not in text.replace(message, "")
 
+    @pytest.mark.soak
     def test_several_drivers_find_it_empty(self, postgres: Postgres, tmp_path: Path) -> None:
         url = postgres.create("empty")
         context = multiprocessing.get_context("forkserver")
