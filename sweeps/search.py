@@ -25,7 +25,7 @@ TRIES = 200
 _FAILURES = 2
 # However large the gain of a further setting seems: few bases say little of how bases differ, so there are never more
 # settings than so many times `streams_per_base` for each base on average.
-_MOST_STREAMS = 2
+_MOST_STREAMS = 1.5
 # So many configurations of a finite space are looked through for one that is left.
 _CELLS = 5000
 
