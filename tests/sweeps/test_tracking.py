@@ -182,6 +182,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_ui_shows_the_sweep_with_its_nested_trials(tmp_path: Path, browser: Any) -> None:
     from selenium.webdriver.common.by import By
 
@@ -199,7 +200,7 @@ def test_the_ui_shows_the_sweep_with_its_nested_trials(tmp_path: Path, browser: 
             with socket.socket() as caller:
                 return caller.connect_ex(("127.0.0.1", port)) == 0
 
-        wait_for(answers, seconds=90)
+        wait_for(answers)
         browser.get(address)
 
         def named(*names: str) -> bool:

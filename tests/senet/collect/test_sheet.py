@@ -71,6 +71,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_somebody_looks_through_the_sheet(collection: Collection, browser: Any, tmp_path: Path) -> None:
     from selenium.webdriver.common.by import By
 
