@@ -44,18 +44,7 @@ def import_dataset(arguments: Namespace) -> int:
     from senet.data.folder import import_folders
 
     target = dataset_folder(home(), arguments.name)
-    report = import_folders(
-        target,
-        arguments.base,
-        arguments.stream,
-        size=arguments.size,
-        seed=arguments.seed,
-        replace=arguments.replace,
-        kind="several objects" if arguments.several_objects else "one object of mixed kind",
-        policy=arguments.policy,
-        split=arguments.split or "default",
-        aliases=arguments.aliases,
-    )
+    report = import_folders(target, arguments.base, arguments.stream, **_import_options(arguments))
     print("\n".join(report.lines()))
     print(f"wrote {target}; search on it: sweeps run photos --set data={arguments.name}")
     return 0
@@ -88,21 +77,24 @@ def import_stanford_dogs(arguments: Namespace) -> int:
         raise InputError("--split and --lists: the lists are a split, `official`; give one of them")
     target = dataset_folder(home(), arguments.name)
     report = import_stanford_dogs(
-        target,
-        arguments.path,
-        stream=arguments.stream,
-        lists=arguments.lists,
-        size=arguments.size,
-        seed=arguments.seed,
-        replace=arguments.replace,
-        kind="several objects" if arguments.several_objects else "one object of mixed kind",
-        policy=arguments.policy,
-        split=arguments.split or "default",
-        aliases=arguments.aliases,
+        target, arguments.path, stream=arguments.stream, lists=arguments.lists, **_import_options(arguments)
     )
     print("\n".join(report.lines()))
     print(f"wrote {target}")
     return 0
+
+
+def _import_options(arguments: Namespace) -> dict[str, Any]:
+    """What all imports are told."""
+    return {
+        "size": arguments.size,
+        "seed": arguments.seed,
+        "replace": arguments.replace,
+        "kind": "several objects" if arguments.several_objects else "one object of mixed kind",
+        "policy": arguments.policy,
+        "split": arguments.split or "default",
+        "aliases": arguments.aliases,
+    }
 
 
 def verify_dataset(arguments: Namespace) -> int:

@@ -278,22 +278,29 @@ def ui(arguments: Namespace) -> int:
 
 
 def delete(arguments: Namespace) -> int:
-    """Remove a sweep everywhere."""
-    sweep = find_sweep(home(), arguments.name)
-    if sweep.is_driven():
-        raise InputError(f"sweep `{sweep.name}` is running; interrupt it first")
-    if not confirmed(f"delete sweep {sweep.name} ({sweep.folder}) and its tracking runs?", arguments.yes):
+    """Remove a sweep everywhere, and what confirmed it."""
+    from sweeps.confirm.study import with_study
+
+    sweeps = with_study(find_sweep(home(), arguments.name))
+    for sweep in sweeps:
+        if sweep.is_driven():
+            raise InputError(f"sweep `{sweep.name}` is running; interrupt it first")
+    named = " and ".join(f"{sweep.name} ({sweep.folder})" for sweep in sweeps)
+    if not confirmed(f"delete sweep {named}, with the tracking runs?", arguments.yes):
         print("nothing deleted")
         return 1
 
     from sweeps.ledger import delete_ledger
     from sweeps.tracking import delete_sweep_runs, failing_clearly
 
-    with failing_clearly(home()):
-        runs = delete_sweep_runs(home(), sweep.about()["id"])
-    delete_ledger(sweep)
-    remove_sweep(sweep)
-    print(f"deleted sweep {sweep.name} and {runs} tracking runs; the bases that it trained stay in {home() / 'bases'}")
+    # What confirmed it goes first: without the sweep nobody would know what it is.
+    for sweep in reversed(sweeps):
+        with failing_clearly(home()):
+            runs = delete_sweep_runs(home(), sweep.about()["id"])
+        delete_ledger(sweep)
+        remove_sweep(sweep)
+        print(f"deleted sweep {sweep.name} and {runs} tracking runs")
+    print(f"the bases that were trained stay in {home() / 'bases'}")
     return 0
 
 

@@ -22,6 +22,7 @@ from senet.errors import InputError
 from sweeps.analysis import configurations
 from sweeps.config import Recipe
 from sweeps.driver import Driver
+from sweeps.inventory import QUOTA
 from sweeps.ledger import Entry, Ledger, entries_of, is_finished, open_ledger
 from sweeps.progress import LiveView, PlainView, Tally, View
 from sweeps.sweep import Sweep
@@ -58,7 +59,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
                 **options,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+                runtime_env={"env_vars": _WORKER_ENVIRONMENT | {QUOTA: os.environ.get(QUOTA, "")}},
             )
         except Exception as error:  # noqa: BLE001 Ray raises all kinds here, plain exceptions among them.
             reason = str(error).partition("\n")[0]

@@ -34,6 +34,13 @@ def study_of(sweep: Sweep) -> Sweep:
     return Sweep(sweep.home, f"{sweep.name}-confirm")
 
 
+def with_study(sweep: Sweep) -> list[Sweep]:
+    """The sweep, and the one that confirms it if there is one."""
+    study = study_of(sweep)
+    known = study.folder.exists() and sweep.about()["id"] in study.recipe().description
+    return [sweep, study] if known else [sweep]
+
+
 def study_recipe(sweep: Sweep, status: Status, top: int, seeds: int) -> Recipe:
     """The recipe of the study: the `top` best configurations and the baseline, each with `seeds` fresh seeds.
 

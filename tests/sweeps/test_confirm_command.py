@@ -119,3 +119,10 @@ def test_a_second_call_reads_nothing(home: Home, confirmed: dict[str, Any], outp
     table = output[output.index("small on fresh seeds") :]
     assert table in again, "the same table, the same verdict"
     assert [(path.stat().st_mtime, path.read_bytes()) for path in files] == before
+
+
+def test_a_sweep_is_deleted_with_what_confirmed_it(home: Home, confirmed: dict[str, Any]) -> None:
+    said = home.call("sweeps", "delete", "small", "--yes")
+    assert "deleted sweep small-confirm and" in said
+    assert not list((home.folder / "sweeps").glob("small*"))
+    assert home.runs("small") == home.runs("small-confirm") == ([], [])

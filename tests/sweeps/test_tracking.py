@@ -1,9 +1,7 @@
 """Tracking against a real MLflow: in the database, with a server that fails, and in the browser."""
 
 import re
-import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,27 +156,6 @@ def test_models_are_registered_with_their_lineage(tmp_path: Path) -> None:
     assert runs[-1].data.params == {"model.width": "8"}
     assert runs[-1].data.metrics["test/joint"] == 0.7
     assert (tmp_path / "artifacts" / found.run_id / "artifacts" / "model" / "weights.safetensors").exists()
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    """Headless Chromium."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver on this machine")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
-        *("disable-background-networking", "disable-component-update", "window-size=1600,1200"),
-        f"user-data-dir={tmp_path / 'chromium'}",
-    ):
-        options.add_argument(f"--{argument}")
-    window = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield window
-    window.quit()
 
 
 @pytest.mark.slow

@@ -2,9 +2,7 @@
 
 import json
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,28 +44,6 @@ def test_what_comes_from_outside_is_escaped(collection: Collection) -> None:
     # Thumbnails lie in the page; the links to where the pictures come from are the only addresses in it.
     assert page.count("src='data:image/jpeg;base64,") == 3
     assert set(re.findall(r"""(?:src|href)=['"](\w+):""", page)) == {"data", "http", "https"}
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    """Headless Chromium that saves into `downloads`."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver on this machine")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
-        *("disable-background-networking", "disable-component-update", "window-size=1600,1200"),
-        f"user-data-dir={tmp_path / 'chromium'}",
-    ):
-        options.add_argument(f"--{argument}")
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
-    window = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield window
-    window.quit()
 
 
 @pytest.mark.slow
