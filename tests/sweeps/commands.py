@@ -50,17 +50,21 @@ class Home:
 
     def start(self, command: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a command of this project."""
-        environment = os.environ | {"SWEEPS_HOME": str(self.folder), "COLUMNS": "160"}
-        environment.pop("MLFLOW_TRACKING_URI", None)
         return subprocess.Popen(
             [*self.program(command), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=self.environment(),
             cwd=self.folder,
             start_new_session=True,
         )
+
+    def environment(self) -> dict[str, str]:
+        """What a command finds in its environment."""
+        environment = os.environ | {"SWEEPS_HOME": str(self.folder), "COLUMNS": "160"}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        return environment
 
     def program(self, command: str) -> list[str]:
         """What starts a command."""
