@@ -1,6 +1,5 @@
 """A cluster for each test, and one tracking server for all of them."""
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,29 +9,29 @@ from tests.cluster.machines import Namespaces, OneNamespace, why_no_namespaces
 from tests.cluster.team import ClusterHome, RayCluster, Tracking, tracking_server
 from tests.sweeps.postgres import installed
 
+Lan = Namespaces | OneNamespace
 
-@pytest.fixture(scope="session")
-def lan() -> Iterator[Namespaces | OneNamespace]:
-    """A switch for machines; where those cannot be made, all is on this one."""
-    made = OneNamespace() if why_no_namespaces() else Namespaces()
+
+@pytest.fixture(scope="package")
+def lan(request: pytest.FixtureRequest) -> Iterator[Lan]:
+    """A switch for machines; where those cannot be made, or a test asks for it, all is on this one."""
+    alone = getattr(request, "param", None) == "one namespace"
+    made = OneNamespace() if alone or why_no_namespaces() else Namespaces()
     yield made
     made.close()
 
 
-@pytest.fixture(scope="session")
-def tracking(lan: Namespaces | OneNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracking]:
+@pytest.fixture(scope="package")
+def tracking(lan: Lan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracking]:
     """The team's tracking server."""
     if installed() is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tracking_server(lan, tmp_path_factory.mktemp("tracking"), port) as running:
+    with tracking_server(lan, tmp_path_factory.mktemp("tracking")) as running:
         yield running
 
 
 @pytest.fixture
-def ray(lan: Namespaces | OneNamespace, tracking: Tracking, tmp_path: Path) -> Iterator[RayCluster]:
+def ray(lan: Lan, tracking: Tracking, tmp_path: Path) -> Iterator[RayCluster]:
     """A head and two workers."""
     cluster = RayCluster(lan, tracking, tmp_path)
     try:
@@ -45,6 +44,8 @@ def ray(lan: Namespaces | OneNamespace, tracking: Tracking, tmp_path: Path) -> I
 
 
 @pytest.fixture
-def home(ray: RayCluster) -> ClusterHome:
+def home(ray: RayCluster) -> Iterator[ClusterHome]:
     """The folder that the machines share."""
-    return ClusterHome(ray)
+    made = ClusterHome(ray)
+    yield made
+    made.close()

@@ -6,13 +6,16 @@ test process: a machine ends when its standard input is closed.
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tests.sweeps.commands import descendants
+from ray._private import services
+
+from tests.sweeps.commands import descendants, kill_tree
 
 _HOSTS = {"head": "10.77.0.1", "worker-1": "10.77.0.2", "worker-2": "10.77.0.3", "tracking": "10.77.0.4",
           "new-head": "10.77.0.5"}  # fmt: skip
@@ -41,6 +44,9 @@ class Machine(Protocol):
 
 class Namespaces:
     """A switch, and the machines that are plugged into it."""
+
+    ray_options: Sequence[str] = ("--port", "6379")
+    """of the head"""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="sweeps-switch-"))
@@ -104,20 +110,26 @@ class NamespaceMachine:
 class OneNamespace:
     """No machines of their own, where namespaces cannot be made: all on this one, each with its processes."""
 
+    def __init__(self) -> None:
+        # Short: sockets have their names in it.
+        self._folder = tempfile.mkdtemp(prefix="sweeps-", dir="/tmp")
+        self.ray_options = ["--port", str(free_port()), "--temp-dir", self._folder]
+
     def machine(self, name: str) -> "SameMachine":
         """The machine `name`, as far as it is one."""
         return SameMachine()
 
     def close(self) -> None:
-        """Nothing."""
+        """Remove what Ray has left."""
+        shutil.rmtree(self._folder)
 
 
 class SameMachine:
     """Processes on this machine that are killed together."""
 
-    address = "127.0.0.1"
-
     def __init__(self) -> None:
+        # Ray replaces a loopback address by this one.
+        self.address = str(services.get_node_ip_address())
         self._started: list[subprocess.Popen[bytes]] = []
 
     def enter(self, folder: Path) -> list[str]:
@@ -133,12 +145,15 @@ class SameMachine:
 
     def kill(self) -> None:
         for process in self._started:
-            for pid in descendants(process.pid):
-                try:
-                    os.kill(pid, 9)
-                except ProcessLookupError:
-                    continue
+            kill_tree(process.pid)
             process.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def why_no_namespaces() -> str | None:

@@ -1,5 +1,6 @@
 """A tracking server for a team, from the files of cluster/mlflow, and a Ray cluster with a token beside it."""
 
+import csv
 import json
 import os
 import secrets
@@ -12,13 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.cluster.machines import Machine, Namespaces, OneNamespace
-from tests.sweeps.commands import Home, descendants, wait_for
+from tests.cluster.machines import Machine, Namespaces, OneNamespace, free_port
+from tests.sweeps.commands import Home, kill_tree, wait_for
 from tests.sweeps.postgres import PASSWORD, cluster, installed
 
 PAGE = Path(__file__).parents[2] / "cluster" / "mlflow"
 BIN = Path(sys.executable).parent
-_RAY_PORT = 6379
 _READY_SECONDS = 90
 # What MLflow holds of a sweep, asked where the driver runs.
 _RUNS = """
@@ -75,8 +75,7 @@ class Tracking:
     def stop(self) -> None:
         """Kill the server; its database goes on."""
         assert self._process is not None
-        for pid in reversed(descendants(self._process.pid)):
-            os.kill(pid, 9)
+        kill_tree(self._process.pid)
         self._process.wait()
 
     def status(self, path: str, *options: str) -> int:
@@ -103,7 +102,7 @@ class Tracking:
 
 
 @contextmanager
-def tracking_server(lan: Namespaces | OneNamespace, folder: Path, port: int) -> Iterator[Tracking]:
+def tracking_server(lan: Namespaces | OneNamespace, folder: Path) -> Iterator[Tracking]:
     """The server, with the users `ada`, who may write, and `eve`, who may not."""
     programs = installed()
     assert programs is not None
@@ -111,7 +110,7 @@ def tracking_server(lan: Namespaces | OneNamespace, folder: Path, port: int) -> 
     try:
         with cluster(programs, machine.enter(Path("/"))) as database:
             database.create("mlflow")
-            tracking = Tracking(machine, folder, port, database.port)
+            tracking = Tracking(machine, folder, free_port(), database.port)
             tracking.start()
             for name in ("ada", "eve"):
                 tracking.users("add", name)
@@ -130,6 +129,7 @@ class RayCluster:
         (folder / "token").chmod(0o600)
         self.machines: dict[str, Machine] = {}
         self.head = "head"
+        self._nodes: dict[str, subprocess.Popen[bytes]] = {}
 
     def environment(self, name: str) -> dict[str, str]:
         """What Ray finds on a machine."""
@@ -142,22 +142,20 @@ class RayCluster:
     @property
     def address(self) -> str:
         """Where the head is."""
-        return f"{self.machines[self.head].address}:{_RAY_PORT}"
+        return f"{self.machines[self.head].address}:{self._lan.ray_options[1]}"
 
     def start_head(self, name: str = "head", *options: str) -> None:
         """Boot a machine and begin a cluster on it."""
         self.head, self.machines[name] = name, self._lan.machine(name)
-        self._start(name, "--head", "--port", str(_RAY_PORT), *options)
+        self._start(name, "--head", *self._lan.ray_options, *(options or ["--include-dashboard", "false"]))
 
     def start_worker(self, name: str) -> None:
-        """Boot a machine, if it does not run, and let it join."""
-        if name not in self.machines:
+        """Boot a machine, or end what Ray runs on one, and let it join."""
+        if name in self.machines:
+            kill_tree(self._nodes[name].pid)
+        else:
             self.machines[name] = self._lan.machine(name)
         self._start(name, "--address", self.address)
-
-    def stop_worker(self, name: str) -> None:
-        """End what Ray runs on a machine."""
-        self.machines.pop(name).kill()
 
     def close(self) -> None:
         """End all machines."""
@@ -172,6 +170,7 @@ class RayCluster:
         process = machine.start(command, self.environment(name), log)
         wait_for(lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, _READY_SECONDS)
         assert process.poll() is None, log.read_text()
+        self._nodes[name] = process
 
 
 class ClusterHome(Home):
@@ -181,6 +180,16 @@ class ClusterHome(Home):
         super().__init__(ray.folder / "shared")
         self.ray = ray
         self.secrets = ray.tracking.login("ada")
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, command: str, *arguments: str) -> "subprocess.Popen[str]":
+        self._started.append(super().start(command, *arguments))
+        return self._started[-1]
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process in self._started:
+            kill_tree(process.pid)
 
     def environment(self) -> dict[str, str]:
         server = {"MLFLOW_TRACKING_URI": self.ray.tracking.url, "COLUMNS": "160"}
@@ -198,3 +207,22 @@ class ClusterHome(Home):
         ]
         nested = [run for run in found if "mlflow.parentRunId" in run.data.tags]
         return [run for run in found if run not in nested], nested
+
+    def assert_right(self, name: str, trials: int) -> None:
+        """Every trial once, in ledger, tracking and files; and the leaderboard is theirs, best first."""
+        self.assert_consistent(name, trials)
+        folder = self.folder / "sweeps" / name
+        results = [json.loads(path.read_text()) for path in sorted(folder.glob("trials/*/result.json"))]
+        joints = {number: result["metrics"]["joint"] for number, result in enumerate(results)}
+        assert len(joints) == trials
+        rows = [(float(row["joint"]), int(row["trial"])) for row in csv.DictReader((folder / "leaderboard.csv").open())]
+        assert [joint for joint, _ in rows] == sorted(joints.values(), reverse=True)
+        assert {trial: joint for joint, trial in rows} == joints
+        assert self.status(name)["best"]["number"] == rows[0][1]
+        # On whichever machines a base and what was streamed on it ran: of equal settings equal numbers come.
+        keys = {result["base_key"]: result["metrics"]["base_topk"] for result in results}
+        assert all(keys[result["base_key"]] == result["metrics"]["base_topk"] for result in results)
+
+    def ended(self, name: str) -> dict[str, float]:
+        """Result files of a sweep with the times of their writing."""
+        return {str(path): path.stat().st_mtime for path in self.folder.glob(f"sweeps/{name}/trials/*/result.json")}

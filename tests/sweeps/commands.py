@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +140,15 @@ def descendants(pid: int) -> list[int]:
 
 def kill_everything(process: subprocess.Popen[str]) -> None:
     """Kill a command and all that it started, at once."""
-    for pid in descendants(process.pid):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    kill_tree(process.pid)
     process.communicate(timeout=30)
+
+
+def kill_tree(root: int) -> None:
+    """Kill a process and all below it."""
+    for pid in descendants(root):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def wait_for(condition: Any, seconds: float = 180) -> None:
