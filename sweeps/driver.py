@@ -147,6 +147,9 @@ class Driver:
         if self._tries_again(entry, result):
             return
         earlier = self._sweep.attempts(entry.number)
+        if entry.run_id is None:
+            # The tracking was gone when the trial began; a closed trial takes no run any more.
+            self._with_run(entry)
         self._ledger.finish(entry.number, result | ({"attempts": earlier} if earlier else {}))
         closed = self._ledger.entry(entry.number)
         self._suggester.ended(closed)

@@ -160,7 +160,11 @@ def why_no_namespaces() -> str | None:
     """Why machines cannot be made here; None: they can."""
     if shutil.which("ip") is None:
         return "no iproute2 on this machine (Debian: apt-get install iproute2)"
-    tried = subprocess.run([*_UNSHARE, "ip", "link", "add", "a", "type", "veth"], capture_output=True, text=True)
+    tried = subprocess.run(
+        [*_UNSHARE, "ip", "link", "add", "left", "type", "veth", "peer", "name", "right"],
+        capture_output=True,
+        text=True,
+    )
     return f"namespaces cannot be made here: {tried.stderr.strip()}" if tried.returncode else None
 
 

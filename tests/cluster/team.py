@@ -208,9 +208,9 @@ class ClusterHome(Home):
         nested = [run for run in found if "mlflow.parentRunId" in run.data.tags]
         return [run for run in found if run not in nested], nested
 
-    def assert_right(self, name: str, trials: int) -> None:
+    def assert_right(self, name: str, trials: int, untracked: bool = False) -> None:
         """Every trial once, in ledger, tracking and files; and the leaderboard is theirs, best first."""
-        self.assert_consistent(name, trials)
+        self.assert_consistent(name, trials, untracked)
         folder = self.folder / "sweeps" / name
         results = [json.loads(path.read_text()) for path in sorted(folder.glob("trials/*/result.json"))]
         joints = {number: result["metrics"]["joint"] for number, result in enumerate(results)}

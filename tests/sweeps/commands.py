@@ -96,8 +96,12 @@ class Home:
         nested = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
         return [run for run in runs if run not in nested], nested
 
-    def assert_consistent(self, name: str, trials: int) -> None:
-        """Study, MLflow and result files agree: every trial once, none running."""
+    def assert_consistent(self, name: str, trials: int, untracked: bool = False) -> None:
+        """Study, MLflow and result files agree: every trial once, none running.
+
+        Args:
+            untracked: the tracking was gone while trials began and ended, whose runs the ledger then does not name.
+        """
         study = self.study(name).trials
         parents, nested = self.runs(name)
         folders = sorted((self.folder / "sweeps" / name / "trials").iterdir())
@@ -111,7 +115,8 @@ class Home:
             run = next(run for run in nested if int(run.data.tags["trial"]) == trial.number)
             result = json.loads((folders[trial.number] / "result.json").read_text())
             assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
-            assert trial.user_attrs["run_id"] == run.info.run_id
+            named = trial.user_attrs.get("run_id")
+            assert named == run.info.run_id or (untracked and named is None)
             if trial.state.name == "COMPLETE":
                 assert run.info.status == "FINISHED"
                 assert trial.value == result["metrics"]["joint"] == run.data.metrics["joint"]
