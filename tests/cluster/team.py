@@ -19,7 +19,7 @@ from tests.sweeps.postgres import PASSWORD, cluster, installed
 
 PAGE = Path(__file__).parents[2] / "cluster" / "mlflow"
 BIN = Path(sys.executable).parent
-_READY_SECONDS = 90
+_READY_SECONDS = 240
 # What MLflow holds of a sweep, asked where the driver runs.
 _RUNS = """
 import json, sys
@@ -56,7 +56,7 @@ class Tracking:
             "PGPORT": str(database_port),
             "PGUSER": "sweeps",
             "ARTIFACTS": str(folder / "artifacts"),
-            "ALLOWED_HOSTS": f"{machine.address}:{port}",
+            "ALLOWED_HOSTS": f"{machine.address}:{port},tracking",
             "LISTEN": machine.address,
             "PORT": str(port),
         }
@@ -71,6 +71,16 @@ class Tracking:
             assert self._process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.3)
+
+    def start_proxy(self) -> Path:
+        """Start the TLS proxy, which has certificates of its own; returns its authority's."""
+        authority = self.folder / "caddy" / "pki" / "authorities" / "local" / "root.crt"
+        settings = {"TRACKING_HOST": "tracking", "TLS": "internal", "UPSTREAM": f"{self.machine.address}:{self.port}"}
+        command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(PAGE / "Caddyfile")]
+        environment = self._environment | settings | {"XDG_DATA_HOME": str(self.folder)}
+        self.machine.start(command, environment, self.folder / "caddy.log")
+        wait_for(authority.exists, _READY_SECONDS)
+        return authority
 
     def stop(self) -> None:
         """Kill the server; its database goes on."""

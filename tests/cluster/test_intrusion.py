@@ -2,6 +2,7 @@
 somebody else's."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -202,3 +203,26 @@ def test_a_granted_user_shares_the_sweeps(tracking: Tracking, tmp_path: Path) ->
     tracking.users("grant", "ada")
     assert eve.get(team) == 403
     assert Visitor(tracking, tmp_path, tracking.login("ada")).get(team) == 200
+
+
+def test_logins_leave_the_machine_encrypted(lan: Namespaces | OneNamespace, tracking: Tracking, tmp_path: Path) -> None:
+    if shutil.which("caddy") is None or isinstance(lan, OneNamespace):
+        pytest.skip("no caddy on this machine (Debian: apt-get install caddy), or no network for it")
+    authority, machine = tracking.start_proxy(), lan.machine("worker-1")
+    program = "from mlflow.tracking import MlflowClient; print('in', MlflowClient().search_experiments())"
+
+    def ask(**settings: str) -> str:
+        login = tracking.login("ada") | {
+            "MLFLOW_TRACKING_URI": "https://tracking",
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        }
+        whole = [*machine.enter(tmp_path), str(BIN / "python"), "-c", program]
+        environment = plain_environment(tmp_path) | login | settings
+        done = subprocess.run(whole, env=environment, capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    try:
+        assert ask(MLFLOW_TRACKING_SERVER_CERT_PATH=str(authority)).startswith("in ")
+        assert "CERTIFICATE_VERIFY_FAILED" in ask()
+    finally:
+        machine.kill()
