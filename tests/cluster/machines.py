@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ray._private import services
-
 from tests.sweeps.commands import descendants, kill_tree
 
 _HOSTS = {"head": "10.77.0.1", "worker-1": "10.77.0.2", "worker-2": "10.77.0.3", "tracking": "10.77.0.4",
@@ -128,8 +126,10 @@ class SameMachine:
     """Processes on this machine that are killed together."""
 
     def __init__(self) -> None:
-        # Ray replaces a loopback address by this one.
-        self.address = str(services.get_node_ip_address())
+        # Ray replaces a loopback address by this one, and finds it so; nothing is sent.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("8.8.8.8", 80))
+            self.address = str(probe.getsockname()[0])
         self._started: list[subprocess.Popen[bytes]] = []
 
     def enter(self, folder: Path) -> list[str]:

@@ -206,7 +206,8 @@ class ClusterHome(Home):
         return self.ray.environment(self.ray.head) | server | self.secrets
 
     def program(self, command: str) -> list[str]:
-        return [*self.ray.machines[self.ray.head].enter(self.folder), *super().program(command)]
+        # The PATH there begins with this Python's programs.
+        return [*self.ray.machines[self.ray.head].enter(self.folder), command]
 
     def runs(self, name: str) -> tuple[list[Any], list[Any]]:
         found = [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.machines import Namespaces, OneNamespace
 from tests.cluster.team import ClusterHome
 from tests.sweeps.commands import wait_for
 
@@ -35,11 +36,22 @@ def look_for_secrets(home: ClusterHome) -> None:
 
 # Where there are no namespaces, both are the second one.
 @pytest.mark.parametrize("lan", ["namespaces", pytest.param("one namespace", marks=pytest.mark.soak)], indirect=True)
-def test_a_sweep_runs_on_all_machines_and_tells_nobody_a_secret(home: ClusterHome) -> None:
-    process = home.start("sweeps", "run", str(home.recipe("small")), "--address", home.ray.address)
-    wait_for(lambda: home.ended("small"), 400)
+def test_a_sweep_runs_on_all_machines_and_tells_nobody_a_secret(
+    home: ClusterHome, lan: Namespaces | OneNamespace
+) -> None:
+    address = ["--address", "auto" if isinstance(lan, Namespaces) else home.ray.address]
+    recipe = str(home.recipe("small"))
+    greedy = home.call("sweeps", "run", recipe, *address, "--set", "resources.cpu=2", code=2)
+    assert "`resources.cpu`: a trial asks for 2, but no machine has more than 1" in greedy
+    if isinstance(lan, Namespaces):
+        untracked = home.call("env", "MLFLOW_TRACKING_URI=", "sweeps", "run", recipe, *address, code=2)
+        assert "the cluster has 3 machines" in untracked
+        assert "name it in MLFLOW_TRACKING_URI" in untracked
+    assert not (home.folder / "sweeps").exists()
+    process = home.start("sweeps", "run", recipe, *address)
+    wait_for(lambda: home.ended("small"), 600)
     look_for_secrets(home)
-    out, error = process.communicate(timeout=400)
+    out, error = process.communicate(timeout=600)
     assert (process.returncode, error) == (0, ""), out + error
     assert "sweep small: 3 at a time" in out
     home.assert_right("small", 8)
