@@ -52,7 +52,7 @@ def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
 
     _say(console, f"starting Ray, {recipe.search.trials} trials; everything is written below {home()}")
     with ray_cluster(arguments.address):
-        concurrency = possible_concurrency(recipe, source)
+        concurrency = possible_concurrency(recipe, source, arguments.address)
         dataset = obtain_dataset(home(), recipe.data)
         sweep = create_sweep(home(), arguments.name, name, recipe, dataset.fingerprint)
         if other is not None:
@@ -82,7 +82,7 @@ def resume(arguments: Namespace) -> int:
     check_same_data(sweep)
     _say(console, f"starting Ray to go on with {sweep.name}")
     with ray_cluster(arguments.address):
-        return _drive(sweep, possible_concurrency(recipe, "recipe"), console)
+        return _drive(sweep, possible_concurrency(recipe, "recipe", arguments.address), console)
 
 
 def extend(arguments: Namespace) -> int:

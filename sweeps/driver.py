@@ -55,7 +55,7 @@ class Driver:
         # All bases are probed alike, whatever their trials' own streaming settings are.
         self._probe = self._space.config({}).streaming.model_dump(mode="json")
         self._probe |= {} if pruning is None else {"epochs": pruning.probe_epochs, "stages": 1}
-        self._concurrency, self._largest = concurrency, largest
+        self.concurrency, self._largest = concurrency, largest
         self._live: dict[str, Entry] = {}
         self._reports: dict[str, list[dict[str, Any]]] = {}
         self._given_up: dict[str, Verdict] = {}
@@ -71,7 +71,7 @@ class Driver:
     def next_assignment(self, trial_id: str) -> dict[str, Any] | None:
         """What Ray's trial `trial_id` shall do; None: ask again later, unless all is `done`."""
         self._keep_to_budget()
-        if len(self._live) >= self._concurrency:
+        if len(self._live) >= self.concurrency:
             return None
         now = time.monotonic()
         self._held = {number: until for number, until in self._held.items() if until > now}
@@ -147,6 +147,9 @@ class Driver:
         if self._tries_again(entry, result):
             return
         earlier = self._sweep.attempts(entry.number)
+        if entry.run_id is None:
+            # The tracking was gone when the trial began; a closed trial takes no run any more.
+            self._with_run(entry)
         self._ledger.finish(entry.number, result | ({"attempts": earlier} if earlier else {}))
         closed = self._ledger.entry(entry.number)
         self._suggester.ended(closed)

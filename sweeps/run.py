@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -34,7 +35,17 @@ _WORKER_ENVIRONMENT = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+# A driver's secrets that its machine's environment may hold too: a worker, which runs no tracking, gets them empty.
+_SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME",
+            "PGHOST", "PGPASSFILE", "PGPASSWORD", "PGSERVICE", "PGUSER")  # fmt: skip
 _OBJECT_STORE_BYTES = 100 * 2**20
+# So long what the machines hold is taken to stay as it was.
+_LOOK_SECONDS = 5.0
+
+
+def _worker_environment() -> dict[str, str]:
+    """What workers see: the driver's quota, none of its secrets."""
+    return _WORKER_ENVIRONMENT | {QUOTA: os.environ.get(QUOTA, "")} | dict.fromkeys(_SECRETS, "")
 
 
 @contextmanager
@@ -59,12 +70,13 @@ def ray_cluster(address: str | None) -> Iterator[None]:
                 **options,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                runtime_env={"env_vars": _WORKER_ENVIRONMENT | {QUOTA: os.environ.get(QUOTA, "")}},
+                runtime_env={"env_vars": _worker_environment()},
             )
         except Exception as error:  # noqa: BLE001 Ray raises all kinds here, plain exceptions among them.
             reason = str(error).partition("\n")[0]
             where = "Ray does not start here" if address is None else f"--address {address}: cannot join Ray there"
             raise InputError(f"{where}: {reason}") from None
+        _check_tracking()
         yield
     finally:
         ray.shutdown()
@@ -72,19 +84,51 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def possible_concurrency(recipe: Recipe, source: str) -> int:
-    """How many trials the cluster holds at a time. Raises InputError where it does not hold one."""
-    have = ray.cluster_resources()
-    room = []
-    for name, wanted in (("CPU", recipe.resources.cpu), ("GPU", recipe.resources.gpu)):
-        if wanted > have.get(name, 0):
-            raise InputError(
-                f"{source}: `resources.{name.lower()}`: a trial asks for {wanted:g}, but the cluster has "
-                f"{have.get(name, 0):g}"
-            )
-        if wanted:
-            room.append(int(have[name] / wanted))
-    return min(*room, recipe.search.concurrency or recipe.search.trials, recipe.search.trials)
+def _check_tracking() -> None:
+    """Raise InputError where a cluster of several machines would be tracked in a file."""
+    machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if len(machines) > 1 and not os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("http://", "https://")):
+        raise InputError(
+            f"the cluster has {len(machines)} machines, and the sweep's folder is on a disk that they share, where "
+            f"sqlite is not safe: start a tracking server (cluster/mlflow), and name it in MLFLOW_TRACKING_URI"
+        )
+
+
+def possible_concurrency(recipe: Recipe, source: str, address: str | None) -> int:
+    """How many trials the machines hold at a time, or what the recipe says if that is less.
+
+    On a cluster that was joined (`address`) the recipe's number counts even where they hold fewer: machines may be
+    added when trials wait for them.
+
+    Raises:
+        InputError: no machine holds a trial.
+    """
+    asked, room = recipe.search.concurrency, _room(recipe)
+    if asked is not None and address is not None:
+        return min(asked, recipe.search.trials)
+    if room < 1:
+        most = _largest_machine()
+        demand = "" if address is None else "; if the cluster adds machines on demand, set `search.concurrency`"
+        for name, share in recipe.resources:
+            if share > most[name]:
+                raise InputError(
+                    f"{source}: `resources.{name}`: a trial asks for {share:g}, but no machine has more than "
+                    f"{most[name]:g}{demand}"
+                )
+        wanted = " and ".join(f"{name} {share:g}" for name, share in recipe.resources)
+        raise InputError(f"{source}: `resources`: a trial asks for {wanted}, but no machine has both{demand}")
+    return min(room, asked or recipe.search.trials, recipe.search.trials)
+
+
+def _room(recipe: Recipe) -> int:
+    """How many trials the machines hold now; what is left over on one does not help another."""
+    shares = {name.upper(): share for name, share in recipe.resources if share}
+    # 0.1 goes ten times into 1.
+    return sum(
+        min(int(node["Resources"].get(name, 0) / share + 1e-6) for name, share in shares.items())
+        for node in ray.nodes()
+        if node["Alive"]
+    )
 
 
 class _Adapter(Searcher):  # type: ignore[misc]
@@ -119,9 +163,10 @@ class _Adapter(Searcher):  # type: ignore[misc]
 class _Judge(FIFOScheduler):  # type: ignore[misc]
     """Ray Tune's scheduler: hears reports, and stops trials that are given up."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, recipe: Recipe) -> None:
         super().__init__()
         self._driver: Driver | None = driver
+        self._recipe, self._look = recipe, time.monotonic() + _LOOK_SECONDS
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_driver": None}
@@ -135,6 +180,10 @@ class _Judge(FIFOScheduler):  # type: ignore[misc]
         """Called at every step: also where somebody from outside is heard."""
         assert self._driver is not None
         _obey(self._driver)
+        if time.monotonic() >= self._look and self._recipe.search.concurrency is None:
+            # Machines may have joined, or been lost.
+            self._look = time.monotonic() + _LOOK_SECONDS
+            self._driver.concurrency = max(1, min(_room(self._recipe), self._recipe.search.trials))
         return super().choose_trial_to_run(tune_controller)
 
 
@@ -222,7 +271,7 @@ def _fit(sweep: Sweep, recipe: Recipe, driver: Driver) -> None:
         tune.with_resources(run_trial, _share),
         tune_config=tune.TuneConfig(
             search_alg=_Adapter(driver),
-            scheduler=_Judge(driver),
+            scheduler=_Judge(driver, recipe),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.config['number']:04d}",

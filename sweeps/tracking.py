@@ -98,8 +98,10 @@ class SweepTracking:
             self._try(lambda: self._log_epochs(entry, [report]))
 
     def end_trial(self, entry: Entry) -> None:
-        """Log what is missing of an ended trial and its final numbers, and close its run."""
-        self._try(lambda: self._end_trial(entry))
+        """Log what is missing of an ended trial and its final numbers, and close its run; `reconcile` does so later for
+        one that has no run."""
+        if entry.run_id:
+            self._try(lambda: self._end_trial(entry))
 
     def kill_trial(self, entry: Entry) -> None:
         """Close the run of a trial that was interrupted, as killed."""

@@ -40,7 +40,7 @@ def confirm_sweep(sweep: Sweep, top: int, seeds: int, address: str | None, conso
 
     _say(console, f"starting Ray for sweep {study.name}: {recipe.search.trials} trials on fresh seeds")
     with ray_cluster(address):
-        concurrency = possible_concurrency(recipe, "recipe")
+        concurrency = possible_concurrency(recipe, "recipe", address)
         if not study.folder.exists():
             create_sweep(sweep.home, study.name, study.name, recipe, sweep.about()["data_fingerprint"])
         if sweep_status(study)["state"] == "finished":

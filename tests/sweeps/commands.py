@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,21 @@ class Home:
 
     def start(self, command: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a command of this project."""
-        environment = os.environ | {"SWEEPS_HOME": str(self.folder), "COLUMNS": "160"}
-        environment.pop("MLFLOW_TRACKING_URI", None)
         return subprocess.Popen(
             [*self.program(command), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=self.environment(),
             cwd=self.folder,
             start_new_session=True,
         )
+
+    def environment(self) -> dict[str, str]:
+        """What a command finds in its environment."""
+        environment = os.environ | {"SWEEPS_HOME": str(self.folder), "COLUMNS": "160"}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        return environment
 
     def program(self, command: str) -> list[str]:
         """What starts a command."""
@@ -91,8 +96,12 @@ class Home:
         nested = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
         return [run for run in runs if run not in nested], nested
 
-    def assert_consistent(self, name: str, trials: int) -> None:
-        """Study, MLflow and result files agree: every trial once, none running."""
+    def assert_consistent(self, name: str, trials: int, untracked: bool = False) -> None:
+        """Study, MLflow and result files agree: every trial once, none running.
+
+        Args:
+            untracked: the tracking was gone while trials began and ended, whose runs the ledger then does not name.
+        """
         study = self.study(name).trials
         parents, nested = self.runs(name)
         folders = sorted((self.folder / "sweeps" / name / "trials").iterdir())
@@ -106,7 +115,8 @@ class Home:
             run = next(run for run in nested if int(run.data.tags["trial"]) == trial.number)
             result = json.loads((folders[trial.number] / "result.json").read_text())
             assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
-            assert trial.user_attrs["run_id"] == run.info.run_id
+            named = trial.user_attrs.get("run_id")
+            assert named == run.info.run_id or (untracked and named is None)
             if trial.state.name == "COMPLETE":
                 assert run.info.status == "FINISHED"
                 assert trial.value == result["metrics"]["joint"] == run.data.metrics["joint"]
@@ -135,12 +145,15 @@ def descendants(pid: int) -> list[int]:
 
 def kill_everything(process: subprocess.Popen[str]) -> None:
     """Kill a command and all that it started, at once."""
-    for pid in descendants(process.pid):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    kill_tree(process.pid)
     process.communicate(timeout=30)
+
+
+def kill_tree(root: int) -> None:
+    """Kill a process and all below it."""
+    for pid in descendants(root):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def wait_for(condition: Any, seconds: float = 180) -> None:

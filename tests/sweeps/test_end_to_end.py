@@ -178,7 +178,7 @@ def test_mistakes_that_need_the_home(status: dict[str, Any], home: Home) -> None
     exists = home.call("sweeps", "run", recipe, "--name", "small", code=2)
     assert "--name small: a sweep of this name exists" in exists
     greedy = home.call("sweeps", "run", recipe, "--name", "x", "--set", "resources.gpu=64", code=2)
-    assert "`resources.gpu`: a trial asks for 64, but the cluster has" in greedy
+    assert "`resources.gpu`: a trial asks for 64, but no machine has more than" in greedy
     k = home.call("sweeps", "run", recipe, "--name", "x", "--set", "objective.top_k=9", code=2)
     assert "`objective.top_k`: must be from 2" in k
     data = home.call("sweeps", "run", recipe, "--name", "x", "--set", "data=pets", code=2)

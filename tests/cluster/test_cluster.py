@@ -1,0 +1,60 @@
+"""A sweep over three machines, tracked on a fourth."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.machines import Namespaces, OneNamespace
+from tests.cluster.team import ClusterHome
+from tests.sweeps.commands import wait_for
+
+# Two cores, three machines: on a busy one that takes its time.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def look_for_secrets(home: ClusterHome) -> None:
+    """Nobody's password is where it does not belong: in command lines, in what workers know, in what is written."""
+    passwords = [secret.encode() for secret in home.ray.tracking.passwords.values()]
+    token = home.ray.token.encode()
+    workers = 0
+    for proc in Path("/proc").glob("[0-9]*"):
+        try:
+            line, known = (proc / "cmdline").read_bytes(), (proc / "environ").read_bytes()
+        except OSError:
+            continue
+        assert not any(secret in line for secret in [*passwords, token]), line
+        if line.startswith(b"ray::"):
+            workers += 1
+            assert not any(secret in known for secret in passwords), line
+            assert b"MLFLOW_TRACKING_URI=http" not in known, line
+    assert workers >= 3
+    for path in home.folder.rglob("*"):
+        text = path.read_bytes() if path.is_file() else b""
+        assert not any(secret in text for secret in [*passwords, token]), path
+
+
+# Where there are no namespaces, both are the second one.
+@pytest.mark.parametrize("lan", ["namespaces", pytest.param("one namespace", marks=pytest.mark.soak)], indirect=True)
+def test_a_sweep_runs_on_all_machines_and_tells_nobody_a_secret(
+    home: ClusterHome, lan: Namespaces | OneNamespace
+) -> None:
+    address = ["--address", "auto" if isinstance(lan, Namespaces) else home.ray.address]
+    recipe = str(home.recipe("small"))
+    greedy = home.call("sweeps", "run", recipe, *address, "--set", "resources.cpu=2", code=2)
+    assert "`resources.cpu`: a trial asks for 2, but no machine has more than 1" in greedy
+    if isinstance(lan, Namespaces):
+        untracked = home.call("env", "MLFLOW_TRACKING_URI=", "sweeps", "run", recipe, *address, code=2)
+        assert "the cluster has 3 machines" in untracked
+        assert "name it in MLFLOW_TRACKING_URI" in untracked
+    assert not (home.folder / "sweeps").exists()
+    process = home.start("sweeps", "run", recipe, *address)
+    wait_for(lambda: home.ended("small"), 600)
+    look_for_secrets(home)
+    out, error = process.communicate(timeout=600)
+    assert (process.returncode, error) == (0, ""), out + error
+    assert "sweep small: 3 at a time" in out
+    home.assert_right("small", 8)
+    states = "".join(path.read_text() for path in home.folder.glob("sweeps/small/ray/*/experiment_state-*.json"))
+    used = set(re.findall(r"node_ip\W+([\d.]+)", states))
+    assert used == {machine.address for machine in home.ray.machines.values()}
