@@ -1,4 +1,5 @@
-"""Where and how numbers are computed: device, precision, and what makes two machines the same kind."""
+"""Where and how numbers are computed: device, precision, how many share the work, and what makes two machines the same
+kind."""
 
 import sys
 from contextlib import AbstractContextManager
@@ -13,6 +14,14 @@ class Runtime:
 
     device: torch.device
     bf16: bool
+    rank: int = 0
+    """number of this process among those that train together"""
+    workers: int = 1
+    """processes that train together (`senet.parallel`)"""
+
+    def part(self, count: int) -> slice:
+        """Which of `count` images this process takes."""
+        return slice(self.rank * count // self.workers, (self.rank + 1) * count // self.workers)
 
     def autocast(self) -> AbstractContextManager[None]:
         """bf16 autocast, or nothing in fp32."""
@@ -33,15 +42,20 @@ class Runtime:
             "precision": "bf16" if self.bf16 else "fp32",
             "torch": version,
             "byteorder": sys.byteorder,
+            **({"workers": self.workers} if self.workers > 1 else {}),
         }
 
 
-def make_runtime(device: str, precision: str) -> Runtime:
-    """A runtime for `device` (`auto`, `cpu`, `cuda`, `cuda:1`, …) and the config's `precision`."""
+def make_runtime(device: str, precision: str, rank: int = 0, workers: int = 1) -> Runtime:
+    """A runtime for `device` (`auto`, `cpu`, `cuda`, `cuda:1`, …) and the config's `precision`.
+
+    Args:
+        rank, workers: of several processes that train together, which this is, and how many there are.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(device)
-    return Runtime(place, precision == "bf16" or (precision == "auto" and _computes_in_bf16(place)))
+    return Runtime(place, precision == "bf16" or (precision == "auto" and _computes_in_bf16(place)), rank, workers)
 
 
 def _computes_in_bf16(device: torch.device) -> bool:

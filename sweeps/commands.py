@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 
 from senet.command import confirmed
-from senet.config import read_config
 from senet.data.catalogue import Description, check_fits, describe_dataset, obtain_dataset
 from senet.data.store import check_name
 from senet.errors import InputError
@@ -235,22 +234,6 @@ def export(arguments: Namespace) -> int:
     except OSError as error:
         raise InputError(f"--output {arguments.output}: cannot be written: {error.strerror}") from None
     print(f"wrote {arguments.output}; train it: sweeps train {arguments.output}")
-    return 0
-
-
-def train(arguments: Namespace) -> int:
-    """Train a config in full, and register the model."""
-    read_config(arguments.config)  # A wrong config is told before torch is imported.
-
-    from senet.training import model_target, train_from_file
-    from sweeps.tracking import failing_clearly, register_model
-
-    folder = model_target(home(), arguments.config, arguments.name)
-    model = train_from_file(arguments.config, folder, home())
-    config = model.config.model_dump(mode="json")
-    with failing_clearly(home()):
-        registered = register_model(home(), folder, model.provenance, model.metrics, config)
-    print(f"registered {registered}; look at it: sweeps ui")
     return 0
 
 
