@@ -27,6 +27,27 @@ class Runtime:
         """bf16 autocast, or nothing in fp32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
+    def hold_to(self, share: float) -> None:
+        """Let this process have no more than a share of its GPU's memory, and measure anew how much it uses.
+
+        Whoever gives out shares only counts them: they keep nobody from the others' memory. On a CPU nothing is done.
+        """
+        if self.device.type == "cuda":
+            # What an earlier trial in this process has left.
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(min(1.0, share), self.device.index)
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_memory(self) -> dict[str, float] | None:
+        """The most that this process's tensors took of its GPU since `hold_to`: bytes, and as a fraction of all it has.
+
+        None on a CPU.
+        """
+        if self.device.type != "cuda":
+            return None
+        peak = torch.cuda.max_memory_allocated(self.device)
+        return {"bytes": peak, "fraction": peak / torch.cuda.get_device_properties(self.device).total_memory}
+
     def identity(self) -> dict[str, str | int]:
         """What besides the config decides the bits of a result.
 

@@ -1,6 +1,7 @@
 """Tells suggester, ledger, tracking and view what happens to the trials of one session; knows no Ray."""
 
 import json
+import math
 import re
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from sweeps.ledger import Entry, Ledger, Result, answered
 from sweeps.progress import View
 from sweeps.pruning import Pruner, Verdict, rungs_of
 from sweeps.search import Suggester
+from sweeps.shares import Shares
 from sweeps.space import Space
 from sweeps.sweep import Sweep
 from sweeps.tracking import SweepTracking
@@ -32,6 +34,7 @@ class Driver:
     Args:
         concurrency: trials at a time.
         largest: cores and GPUs of the largest machine: what one trial can have at most.
+        gpus: of all machines; trials whose shares are more than that are not begun together.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Driver:
         data: Description,
         concurrency: int,
         largest: dict[str, float],
+        gpus: float = math.inf,
     ) -> None:
         self._sweep, self._ledger, self._tracking, self._view = sweep, ledger, tracking, view
         self._recipe: Recipe = sweep.recipe()
@@ -55,15 +59,20 @@ class Driver:
         # All bases are probed alike, whatever their trials' own streaming settings are.
         self._probe = self._space.config({}).streaming.model_dump(mode="json")
         self._probe |= {} if pruning is None else {"epochs": pruning.probe_epochs, "stages": 1}
-        self._concurrency, self._largest = concurrency, largest
+        self._concurrency, self._largest, self._gpus = concurrency, largest, gpus
         self._live: dict[str, Entry] = {}
         self._reports: dict[str, list[dict[str, Any]]] = {}
         self._given_up: dict[str, Verdict] = {}
-        self._shares: dict[int, dict[str, float]] = {}
+        self._shares = Shares(self._recipe.resources, self._constraints.memory_size)
+        # What trials have of a machine, and what those that ran out of memory shall have.
+        self._given: dict[int, dict[str, float]] = {}
+        self._larger: dict[int, dict[str, float]] = {}
         # Trials whose base somebody else trains, and when to look again.
         self._held: dict[int, float] = {}
         self._failures: deque[str] = deque(maxlen=self._recipe.search.alike_failures)
         self._device_seconds = device_seconds(ledger.entries())
+        for entry in ledger.entries():
+            self._shares.learn(entry)
         self._earlier_seconds, self._start = sweep.seconds_driven(), time.monotonic()
         self.ending: str | None = None
         """why no further trial is begun before all planned ones were, if so"""
@@ -81,6 +90,11 @@ class Driver:
             entry = self._suggester.next(self._held)
         if entry is None:
             return None
+        resources = self._larger.get(entry.number) or self._shares.of(entry.params)
+        if resources["gpu"] + sum(self._given[live.number]["gpu"] for live in self._live.values()) > self._gpus:
+            self._suggester.given_back(entry)
+            return None
+        self._given[entry.number] = resources
         entry = self._with_run(entry)
         self._live[trial_id] = entry
         self._reports[trial_id] = []
@@ -91,7 +105,7 @@ class Driver:
             "config": config.model_dump(mode="json"),
             "home": str(self._sweep.home),
             "folder": str(self._sweep.trial_folder(entry.number)),
-            "resources": self._shares.get(entry.number, self._recipe.resources.model_dump()),
+            "resources": resources,
             "trainer": f"{self._sweep_id}/{entry.number}",
             "rungs": list(self._rungs(entry).items()),
             "probe": self._probe,
@@ -149,6 +163,7 @@ class Driver:
         earlier = self._sweep.attempts(entry.number)
         self._ledger.finish(entry.number, result | ({"attempts": earlier} if earlier else {}))
         closed = self._ledger.entry(entry.number)
+        self._shares.learn(closed)
         self._suggester.ended(closed)
         self._told(closed)
         self._device_seconds += device_seconds([closed])
@@ -199,7 +214,7 @@ class Driver:
         """Give a trial that ran out of memory back once, to be started with a larger share if there is one."""
         if not str(result.get("error")).startswith("out of memory") or self._sweep.attempts(entry.number):
             return False
-        now = self._recipe.resources.model_dump()
+        now = self._given[entry.number]
         more = {
             name: min(_LARGER_SHARE * share, self._largest.get(name, share)) if share < 1 or name == "cpu" else share
             for name, share in now.items()
@@ -207,7 +222,7 @@ class Driver:
         if more == now:
             return False
         self._sweep.set_attempt_aside(entry.number)
-        self._shares[entry.number] = more
+        self._larger[entry.number] = more
         self._suggester.given_back(entry)
         return True
 

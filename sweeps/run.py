@@ -24,6 +24,7 @@ from sweeps.config import Recipe
 from sweeps.driver import Driver
 from sweeps.ledger import Entry, Ledger, entries_of, is_finished, open_ledger
 from sweeps.progress import LiveView, PlainView, Tally, View
+from sweeps.shares import SHARES
 from sweeps.sweep import Sweep
 from sweeps.tracking import SweepTracking
 from sweeps.trial import run_trial
@@ -75,14 +76,13 @@ def possible_concurrency(recipe: Recipe, source: str) -> int:
     """How many trials the cluster holds at a time. Raises InputError where it does not hold one."""
     have = ray.cluster_resources()
     room = []
-    for name, wanted in (("CPU", recipe.resources.cpu), ("GPU", recipe.resources.gpu)):
-        if wanted > have.get(name, 0):
-            raise InputError(
-                f"{source}: `resources.{name.lower()}`: a trial asks for {wanted:g}, but the cluster has "
-                f"{have.get(name, 0):g}"
-            )
+    for key, wanted in recipe.resources.most().items():
+        there = have.get(key.upper(), 0)
+        if wanted > there:
+            raise InputError(f"{source}: `resources.{key}`: a trial asks for {wanted:g}, but the cluster has {there:g}")
         if wanted:
-            room.append(int(have[name] / wanted))
+            least = min(SHARES) if key == "gpu" and recipe.resources.gpu == "auto" else wanted
+            room.append(int(there / least))
     return min(*room, recipe.search.concurrency or recipe.search.trials, recipe.search.trials)
 
 
@@ -164,7 +164,8 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
         try:
             _reconcile(sweep, ledger, tracking)
             data = describe_dataset(sweep.home, recipe.data)
-            driver = Driver(sweep, ledger, tracking, view, data, concurrency, _largest_machine())
+            gpus = ray.cluster_resources().get("GPU", 0.0)
+            driver = Driver(sweep, ledger, tracking, view, data, concurrency, _largest_machine(), gpus)
             try:
                 if not asked.is_set():
                     _fit(sweep, recipe, driver)

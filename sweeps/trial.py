@@ -118,6 +118,7 @@ def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any
     dataset = for_protocol(config, normalised_for(config, obtain_dataset(home, config.data)))
     # Without a GPU share Ray hides no GPU: the share decides, not what can be seen.
     runtime = make_runtime("cuda" if assignment["resources"]["gpu"] else "cpu", config.precision)
+    runtime.hold_to(assignment["resources"]["gpu"])
     bases = BaseStore(home / "bases")
     rungs = dict(assignment["rungs"])
     probed = config.model_copy(update={"streaming": StreamingConfig.model_validate(assignment["probe"])})
@@ -152,5 +153,6 @@ def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any
         "state": "complete",
         "metrics": {name: last[name] for name in METRICS if name in last},
         "history": history + streamed.history,
+        "gpu_memory": runtime.peak_memory(),
         "error": None,
     }

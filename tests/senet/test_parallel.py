@@ -82,7 +82,7 @@ def streamed(
 
 
 def all_cases(runtime: Runtime, data: Path, base: Trained) -> dict[str, tuple[dict[str, Tensor], list[Report]]]:
-    """Each case after the other: the compiler is loaded once."""
+    """What is compared with one process."""
     found = {name: trained(runtime, data, changes) for name, changes in EQUAL.items()}
     return found | {name: streamed(runtime, data, changes, base) for name, changes in STREAMED.items()}
 
@@ -90,35 +90,6 @@ def all_cases(runtime: Runtime, data: Path, base: Trained) -> dict[str, tuple[di
 def all_trained(runtime: Runtime, data: Path, cases: list[dict[str, Any]]) -> list[Any]:
     """Several configs, one after the other."""
     return [trained(runtime, data, changes) for changes in cases]
-
-
-@pytest.fixture(scope="module")
-def data(tiny: Dataset) -> Path:
-    """Where the tiny data set lies."""
-    return Path(str(tiny.base.images.filename)).parent  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.soak)])
-def test_they_equal_one_with_the_whole_batches(tmp_path: Path, data: Path, workers: int) -> None:
-    base = train_base(parse_trial(TINY_TRIAL, "test"), open_dataset(data), ALONE, lambda report: None)
-    answers = together(tmp_path / "group", workers, all_cases, data, base)
-    for name, (state, reports) in all_cases(ALONE, data, base).items():
-        for rank, answer in enumerate(answers):
-            found, said = answer[name]
-            for key, value in state.items():
-                torch.testing.assert_close(found[key], value, rtol=0, atol=1e-5, msg=f"{name}, {rank}: {key}")
-            for ours, theirs in zip(said, reports, strict=True):
-                assert ours.keys() == theirs.keys(), name
-                assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-5), (name, rank)
-                assert ours["learning_rate"] == theirs["learning_rate"]
-            assert said == answers[0][name][1], f"{name}: all say the same"
-
-
-def test_batch_norm_has_the_same_statistics_everywhere(tmp_path: Path, data: Path) -> None:
-    first, second = together(tmp_path / "group", 2, trained, data, {"model": {"dropout": 0.2}})
-    assert first[1] == second[1]
-    for key, value in first[0].items():
-        assert torch.equal(value, second[0][key]), key
 
 
 def interrupted(runtime: Runtime, data: Path, folder: Path) -> dict[str, Tensor]:
@@ -135,41 +106,90 @@ def interrupted(runtime: Runtime, data: Path, folder: Path) -> dict[str, Tensor]
     heard: list[int] = []
     state = train_base(config, dataset, runtime, lambda report: heard.append(report["epoch"]), progress).state
     assert heard == [1, 2, 3]
-    assert sorted(path.name for path in folder.iterdir()) == ["base.pt"]
     return state
 
 
-def undisturbed(runtime: Runtime, data: Path) -> dict[str, Tensor]:
-    """Base weights without an interruption."""
-    return train_base(parse_trial(TINY_TRIAL, "test"), open_dataset(data), runtime, lambda report: None).state
-
-
-def twice(runtime: Runtime, data: Path, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Both."""
-    return interrupted(runtime, data, folder), undisturbed(runtime, data)
-
-
-def test_they_go_on_where_they_were(tmp_path: Path, data: Path) -> None:
-    for cut, whole in together(tmp_path / "group", 2, twice, data, tmp_path / "kept"):
-        assert all(torch.equal(value, whole[key]) for key, value in cut.items())
-
-
 def diverges(runtime: Runtime, data: Path) -> tuple[str, list[Any]]:
-    """What a training says whose first process alone has images that leave the finite numbers, and where it goes."""
+    """What a training says that leaves the finite numbers, and where one goes that goes back."""
     dataset = open_dataset(data)
     config = parse_trial(merged(TINY_TRIAL, {"base": {"learning_rate": 1e30}}), "test")
     with pytest.raises(NonFiniteError) as raised:
         train_base(config, dataset, runtime, lambda report: None)
-    changes = {"model": {"name": PLAIN}, "base": {"learning_rate": 1e4, "batch_size": 40}, "nonfinite": "rollback"}
+    changes = {"model": {"name": PLAIN}, "base": {"learning_rate": 3000.0, "batch_size": 40}, "nonfinite": "rollback"}
     reports: list[Report] = []
     train_base(parse_trial(merged(TINY_TRIAL, changes), "test"), dataset, runtime, reports.append)
     return str(raised.value), [(report.get("rollbacks"), report["learning_rate"]) for report in reports]
 
 
-def test_what_is_not_finite_stops_all_of_them(tmp_path: Path, data: Path) -> None:
-    first, second = together(tmp_path / "group", 2, diverges, data)
-    assert first == second
-    assert first[0].startswith("not finite in the base phase, epoch 1, step ")
+def everything(runtime: Runtime, data: Path, base: Trained, folder: Path) -> dict[str, Any]:
+    """One after the other: each process loads the compiler once."""
+    return {
+        "cases": all_cases(runtime, data, base),
+        "batch-norm": trained(runtime, data, {"model": {"dropout": 0.2}}),
+        "cut": interrupted(runtime, data, folder),
+        "whole": train_base(parse_trial(TINY_TRIAL, "test"), open_dataset(data), runtime, lambda report: None).state,
+        "diverges": diverges(runtime, data),
+    }
+
+
+@pytest.fixture(scope="module")
+def data(tiny: Dataset) -> Path:
+    """Where the tiny data set lies."""
+    return Path(str(tiny.base.images.filename)).parent  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def base(data: Path) -> Trained:
+    """What one process has trained."""
+    return train_base(parse_trial(TINY_TRIAL, "test"), open_dataset(data), ALONE, lambda report: None)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, data: Path, base: Trained) -> list[dict[str, Any]]:
+    """What two processes come to, each of them."""
+    folder = tmp_path_factory.mktemp("two")
+    return together(folder / "group", 2, everything, data, base, folder / "kept")
+
+
+def assert_equal(answers: list[dict[str, Any]], data: Path, base: Trained) -> None:
+    """All cases are those of one process, and all processes agree on them."""
+    for name, (state, reports) in all_cases(ALONE, data, base).items():
+        for rank, answer in enumerate(answers):
+            found, said = answer[name]
+            for key, value in state.items():
+                torch.testing.assert_close(found[key], value, rtol=0, atol=1e-5, msg=f"{name}, {rank}: {key}")
+            for ours, theirs in zip(said, reports, strict=True):
+                assert ours.keys() == theirs.keys(), name
+                assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-5), (name, rank)
+                assert ours["learning_rate"] == theirs["learning_rate"]
+            assert said == answers[0][name][1], f"{name}: all say the same"
+
+
+def test_two_equal_one_with_the_whole_batches(two: list[dict[str, Any]], data: Path, base: Trained) -> None:
+    assert_equal([answer["cases"] for answer in two], data, base)
+
+
+@pytest.mark.soak
+def test_three_equal_one_with_the_whole_batches(tmp_path: Path, data: Path, base: Trained) -> None:
+    assert_equal(together(tmp_path / "group", 3, all_cases, data, base), data, base)
+
+
+def test_batch_norm_has_the_same_statistics_everywhere(two: list[dict[str, Any]]) -> None:
+    (first, said), (second, also_said) = (answer["batch-norm"] for answer in two)
+    assert said == also_said
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_they_go_on_where_they_were(two: list[dict[str, Any]]) -> None:
+    for answer in two:
+        assert all(torch.equal(value, answer["whole"][key]) for key, value in answer["cut"].items())
+
+
+def test_what_is_not_finite_stops_all_of_them(two: list[dict[str, Any]]) -> None:
+    (message, rates), other = (answer["diverges"] for answer in two)
+    assert (message, rates) == other
+    assert message.startswith("not finite in the base phase, epoch 1, step ")
+    assert rates[-1][0] >= 1, "it went back"
 
 
 def test_a_batch_too_small_for_all_is_refused(trial_config: Callable[..., TrialConfig]) -> None:
