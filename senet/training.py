@@ -60,7 +60,7 @@ def train_to_folder(
     """
     if runtime.rank > 0:
         return train_final(config, dataset, runtime, on_epoch, provenance)
-    progress = folder.with_name(f".{folder.name}.progress")
+    progress = progress_folder(folder)
     model = train_final(config, dataset, runtime, on_epoch, provenance, progress)
     save_model(folder, model)
     for file in progress.glob("*.pt"):
@@ -68,6 +68,11 @@ def train_to_folder(
     if progress.exists():
         progress.rmdir()
     return model
+
+
+def progress_folder(folder: Path) -> Path:
+    """Where lies what a stopped training of the model at `folder` goes on from."""
+    return folder.with_name(f".{folder.name}.progress")
 
 
 def print_epoch(report: Report) -> None:

@@ -19,8 +19,9 @@ from sweeps.config import Recipe, load_recipe
 from sweeps.constraints import Constraints
 from sweeps.environment import set_ray_environment
 from sweeps.inventory import quota
+from sweeps.shared import Shared
 from sweeps.space import Space
-from sweeps.storage import open_database
+from sweeps.storage import check_bucket, open_database
 from sweeps.sweep import Sweep, check_same_data, create_sweep, find_sweep, refuse_name, remove_sweep
 
 
@@ -33,6 +34,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
+    check_bucket(Shared(home()).url, recipe.search.storage, recipe.data, os.environ.get("MLFLOW_TRACKING_URI"))
     _check_data(recipe, source)
     console = Console()
     warm = getattr(arguments, "warm_start", None)
@@ -337,6 +339,7 @@ def _report(sweep: Sweep, console: Console) -> int:
 
     found = sweep_status(sweep)
     files = write_report(sweep, found)
+    sweep.pass_on()
     SweepTracking(sweep.home, sweep.name, sweep.about()["id"]).attach(files)
     print_leaderboard(_wide(console), found)
     _say(console, "written: " + ", ".join(map(_relative, [sweep.folder, *files])))

@@ -1,6 +1,5 @@
 """Tells suggester, ledger, tracking and view what happens to the trials of one session; knows no Ray."""
 
-import json
 import math
 import re
 import time
@@ -8,7 +7,6 @@ from collections import deque
 from typing import Any
 
 from senet.data.catalogue import Description
-from senet.files import write_atomically
 from sweeps.booking import device_seconds, stage_seconds
 from sweeps.config import Recipe
 from sweeps.constraints import Constraints
@@ -16,6 +14,7 @@ from sweeps.ledger import Entry, Ledger, Result, answered
 from sweeps.progress import View
 from sweeps.pruning import Pruner, Verdict, rungs_of
 from sweeps.search import Suggester
+from sweeps.shared import Shared
 from sweeps.shares import Shares
 from sweeps.space import Space
 from sweeps.sweep import Sweep
@@ -50,7 +49,7 @@ class Driver:
     ) -> None:
         self._sweep, self._ledger, self._tracking, self._view = sweep, ledger, tracking, view
         self._recipe: Recipe = sweep.recipe()
-        self._sweep_id = sweep.about()["id"]
+        self._sweep_id, self._bucket = sweep.about()["id"], Shared(sweep.home).url
         self._space: Space = self._recipe.parsed_space("recipe")
         self._constraints = Constraints(self._recipe, self._space, data)
         self._suggester = Suggester(self._recipe, self._space, ledger, self._constraints.fits)
@@ -104,6 +103,7 @@ class Driver:
             "number": entry.number,
             "config": config.model_dump(mode="json"),
             "home": str(self._sweep.home),
+            "bucket": self._bucket,
             "folder": str(self._sweep.trial_folder(entry.number)),
             "resources": resources,
             "trainer": f"{self._sweep_id}/{entry.number}",
@@ -207,7 +207,7 @@ class Driver:
         """What a trial that was given up leaves, written down as if it had done so itself."""
         spent = stage_seconds(reports[-1])
         result = verdict.result() | {"history": reports, "stage_seconds": spent, "seconds": sum(spent.values())}
-        write_atomically(self._sweep.trial_folder(entry.number) / "result.json", json.dumps(result).encode())
+        self._sweep.write_result(entry.number, result)
         return result
 
     def _tries_again(self, entry: Entry, result: Result) -> bool:

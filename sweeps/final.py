@@ -18,9 +18,9 @@ from senet.data.catalogue import obtain_dataset
 from senet.device import make_runtime
 from senet.errors import InputError, NonFiniteError
 from senet.loop import OnEpoch, Report
-from senet.parallel import check_workers
-from senet.training import train_to_folder
+from senet.training import progress_folder, train_to_folder
 from sweeps.errors import FailedError
+from sweeps.shared import Shared, here
 
 # So often the training goes on from its last epoch after a worker or its machine was lost.
 _RESTARTS = 3
@@ -39,16 +39,14 @@ def train_together(
     workers are lost, and where the same is called again.
 
     Args:
-        folder, home: seen alike by all machines.
+        folder, home: seen alike by all machines, or copies of a bucket.
         on_epoch: hears every epoch once, here.
 
     Raises:
-        InputError: there are fewer GPUs or cores, or a batch has too few images for all workers.
+        InputError: there are fewer GPUs or cores.
         NonFiniteError: as in training by one.
         FailedError: workers were lost again and again.
     """
-    for phase in ("base", "streaming"):
-        check_workers(getattr(config, phase).batch_size, workers, f"--workers {workers}: `{phase}.batch_size`")
     resources = worker_resources([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
     heard = Queue(actor_options={"num_cpus": 0})
     storage = folder.with_name(f".{folder.name}.ray")
@@ -60,6 +58,7 @@ def train_together(
             "provenance": provenance,
             "folder": str(folder),
             "home": str(home),
+            "bucket": Shared(home).url,
             "heard": heard,
         },
         scaling_config=ray.train.ScalingConfig(
@@ -100,16 +99,23 @@ def _work(order: dict[str, Any]) -> None:
     """One worker; what ends it is told before it is raised."""
     context, heard = ray.train.get_context(), order["heard"]
     rank, workers = context.get_world_rank(), context.get_world_size()
-    config, home = TrialConfig.model_validate(order["config"]), Path(order["home"])
+    config = TrialConfig.model_validate(order["config"])
+    home, folder = here(order["home"], order["bucket"], order["folder"])
+    shared, progress = Shared(home), progress_folder(folder)
     runtime = make_runtime(str(ray.train.torch.get_device()), config.precision, rank, workers)
 
     def say(report: Report) -> None:
         if rank == 0:
+            shared.pass_on_folder(progress)
             heard.put(("epoch", report))
 
     try:
-        dataset = obtain_dataset(home, config.data)
-        train_to_folder(config, order["provenance"], Path(order["folder"]), dataset, runtime, say)
+        if rank == 0:
+            shared.fetch_folder(progress)
+        train_to_folder(config, order["provenance"], folder, obtain_dataset(home, config.data), runtime, say)
+        if rank == 0:
+            shared.pass_on_folder(folder)
+            shared.remove(progress)
     except InputError as error:
         heard.put(("input", str(error)))
         raise

@@ -10,6 +10,7 @@ from senet.errors import InputError
 from senet.home import home
 from sweeps.environment import set_ray_environment
 from sweeps.errors import FailedError
+from sweeps.shared import Shared
 
 if TYPE_CHECKING:
     from senet.modelfolder import Model
@@ -27,6 +28,7 @@ def train(arguments: Namespace) -> int:
     folder = model_target(home(), arguments.config, arguments.name)
     if arguments.workers == 1 and arguments.address is None:
         model = train_from_file(arguments.config, folder, home())
+        Shared(home()).pass_on_folder(folder)
     else:
         try:
             model = _train_together(arguments, folder)
@@ -43,9 +45,12 @@ def train(arguments: Namespace) -> int:
 def _train_together(arguments: Namespace, folder: Path) -> "Model":
     """Train on Ray, and read what its workers have written."""
     from senet.modelfolder import load_model
+    from senet.parallel import check_workers
     from senet.training import dataset_of, print_epoch, print_result
 
     config, provenance = read_config(arguments.config)
+    for phase, settings in (("base", config.base), ("streaming", config.streaming)):
+        check_workers(settings.batch_size, arguments.workers, f"{arguments.config}: `{phase}.batch_size`")
     dataset_of(config, provenance, home())
     set_ray_environment(local=arguments.address is None)
 
@@ -54,6 +59,7 @@ def _train_together(arguments: Namespace, folder: Path) -> "Model":
 
     with ray_cluster(arguments.address):
         train_together(config, provenance, folder, home(), arguments.workers, print_epoch)
+    Shared(home()).fetch_folder(folder)
     model = load_model(folder)
     print_result(folder, model)
     return model
