@@ -1,4 +1,5 @@
-"""Where and how numbers are computed: device, precision, and what makes two machines the same kind."""
+"""Where and how numbers are computed: device, precision, how many share the work, and what makes two machines the same
+kind."""
 
 import sys
 from contextlib import AbstractContextManager
@@ -13,10 +14,39 @@ class Runtime:
 
     device: torch.device
     bf16: bool
+    rank: int = 0
+    """number of this process among those that train together"""
+    workers: int = 1
+    """processes that train together (`senet.parallel`)"""
+
+    def part(self, count: int) -> slice:
+        """Which of `count` images this process takes."""
+        return slice(self.rank * count // self.workers, (self.rank + 1) * count // self.workers)
 
     def autocast(self) -> AbstractContextManager[None]:
         """bf16 autocast, or nothing in fp32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def hold_to(self, share: float) -> None:
+        """Let this process have no more than a share of its GPU's memory, and measure anew how much it uses.
+
+        Whoever gives out shares only counts them: they keep nobody from the others' memory. On a CPU nothing is done.
+        """
+        if self.device.type == "cuda":
+            # What an earlier trial in this process has left.
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(min(1.0, share), self.device.index)
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_memory(self) -> dict[str, float] | None:
+        """The most that this process's tensors took of its GPU since `hold_to`: bytes, and as a fraction of all it has.
+
+        None on a CPU.
+        """
+        if self.device.type != "cuda":
+            return None
+        peak = torch.cuda.max_memory_allocated(self.device)
+        return {"bytes": peak, "fraction": peak / torch.cuda.get_device_properties(self.device).total_memory}
 
     def identity(self) -> dict[str, str | int]:
         """What besides the config decides the bits of a result.
@@ -33,15 +63,20 @@ class Runtime:
             "precision": "bf16" if self.bf16 else "fp32",
             "torch": version,
             "byteorder": sys.byteorder,
+            **({"workers": self.workers} if self.workers > 1 else {}),
         }
 
 
-def make_runtime(device: str, precision: str) -> Runtime:
-    """A runtime for `device` (`auto`, `cpu`, `cuda`, `cuda:1`, …) and the config's `precision`."""
+def make_runtime(device: str, precision: str, rank: int = 0, workers: int = 1) -> Runtime:
+    """A runtime for `device` (`auto`, `cpu`, `cuda`, `cuda:1`, …) and the config's `precision`.
+
+    Args:
+        rank, workers: of several processes that train together, which this is, and how many there are.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(device)
-    return Runtime(place, precision == "bf16" or (precision == "auto" and _computes_in_bf16(place)))
+    return Runtime(place, precision == "bf16" or (precision == "auto" and _computes_in_bf16(place)), rank, workers)
 
 
 def _computes_in_bf16(device: torch.device) -> bool:

@@ -13,6 +13,7 @@ from senet.data.batches import Batches
 from senet.data.store import Dataset, Split
 from senet.device import Runtime
 from senet.losses import loss_of
+from senet.parallel import gathered
 
 
 class Scores(NamedTuple):
@@ -89,12 +90,17 @@ class Evaluation:
 
 @torch.inference_mode()
 def predict(model: nn.Module, batches: Batches, runtime: Runtime) -> Tensor:
-    """Logits (N, C) in fp32 of all images of a split, in their order; the model is left in evaluation mode."""
+    """Logits (N, C) in fp32 of all images of a split, in their order; the model is left in evaluation mode.
+
+    Of several processes each computes a part, and all get the whole.
+    """
     model.eval()
-    if not len(batches):
-        return torch.zeros(batches.labels.shape, device=batches.device)
+    own = runtime.part(len(batches))
     with runtime.autocast():
-        return torch.cat([model(images).float() for images in batches.evaluation()])
+        found = [model(images).float() for images in batches.evaluation(part=own)] if own.start < own.stop else []
+    # Where there is no image there are no logits either, but they have their shape.
+    logits = torch.cat([torch.zeros((0, batches.labels.shape[1]), device=batches.device), *found])
+    return gathered(logits, own, len(batches), runtime)
 
 
 def _accuracy(prefix: str, logits: Tensor, labels: Tensor, k: int) -> dict[str, Tensor]:

@@ -1,9 +1,34 @@
 """Where a run writes: data sets, bases, sweeps and tracking lie below one folder."""
 
+import hashlib
 import os
 from pathlib import Path
 
+from senet.errors import InputError
+
+BUCKETS = ("s3", "gs")
+MARK = ".bucket"
+"""in a folder that is this machine's copy of a bucket: the bucket's URL"""
+
 
 def home() -> Path:
-    """The folder that everything is written below: `SWEEPS_HOME`, else `./mlruns`; absolute."""
-    return Path(os.environ.get("SWEEPS_HOME") or "mlruns").resolve()
+    """The folder that everything is written below: `SWEEPS_HOME`, else `./mlruns`; absolute.
+
+    Where `SWEEPS_HOME` is a bucket it is this machine's copy of it. Raises InputError where it is another kind of URL.
+    """
+    place = os.environ.get("SWEEPS_HOME") or "mlruns"
+    return copy_of(place) if "://" in place else Path(place).resolve()
+
+
+def copy_of(url: str) -> Path:
+    """This machine's copy of the bucket's folder at `url`: below `SWEEPS_CACHE`, else ~/.cache/senet-sweeps."""
+    scheme, _, path = url.rstrip("/").partition("://")
+    if scheme not in BUCKETS or not path.strip("/") or "::" in url or not url.isprintable():
+        raise InputError(f"SWEEPS_HOME: must be a folder, s3://bucket/folder or gs://bucket/folder, but got {url!r}")
+    cache = os.environ.get("SWEEPS_CACHE")
+    folder = Path(cache).absolute() if cache else Path.home() / ".cache" / "senet-sweeps"
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in path)[-40:].strip("-")
+    copy = folder / f"home-{plain}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
+    copy.mkdir(parents=True, exist_ok=True)
+    (copy / MARK).write_text(url.rstrip("/"))
+    return copy

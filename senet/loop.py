@@ -3,6 +3,8 @@
 Every epoch starts from random state of its own, made from (seed, phase, epoch), and every phase starts from weights
 that were written down. So a resumed phase, and a streaming phase on a base that another trial trained, give the
 numbers of an undisturbed run, bit for bit.
+
+Several processes may run it together (`senet.parallel`): each computes its part of every batch.
 """
 
 import math
@@ -23,6 +25,7 @@ from senet.config import BaseConfig, StreamingConfig, TrialConfig
 from senet.data.batches import Batches
 from senet.device import Runtime
 from senet.errors import NonFiniteError
+from senet.parallel import check_workers, decided, replicated, same_buffers, told, total
 from senet.schedule import learning_rate_at
 
 Report = dict[str, Any]
@@ -84,12 +87,14 @@ class Loop:
         # Momentum begins at zero, so that a first step that is masked leaves a value behind.
         self._momentum = [torch.zeros_like(p) for p in self._parameters] if self._settings.momentum else []
         self._first_bad = torch.zeros((), dtype=torch.int64)
+        # What computes the network in training, and this process's part of a batch.
+        self._replica, self._share = self._model, 1.0
 
     def run(self, identity: str) -> Trained:
         """All epochs that are still to do; `identity` tells this task's progress from another's."""
         history = list(self._task.earlier)
         seconds = history[-1]["seconds"] if history else 0.0
-        saved = load_progress(self._progress, identity)
+        saved = told(load_progress(self._progress, identity), self._runtime)
         if saved is not None:
             self._model.load_state_dict(saved["model"])
             for buffer, value in zip(self._momentum, saved["momentum"], strict=True):
@@ -97,6 +102,7 @@ class Loop:
             history, seconds = saved["history"], saved["seconds"]
             for report in history[len(self._task.earlier) :]:
                 self._on_epoch(report)
+        self._join()
         first, last = len(self._task.earlier) + 1, len(self._task.earlier) + self._settings.epochs
         for epoch in range(len(history) + 1, last + 1):
             start = time.perf_counter()
@@ -110,6 +116,14 @@ class Loop:
                 save_progress(self._progress, state | {"identity": identity, "history": history, "seconds": seconds})
             self._on_epoch(report)
         return Trained(host_state(self._model), history, seconds)
+
+    def _join(self) -> None:
+        """Become one of several processes that train together, if it is one."""
+        if self._runtime.workers > 1:
+            size = min(self._settings.batch_size, len(self._task.train))
+            check_workers(size, self._runtime.workers, f"`{self._task.phase}.batch_size`")
+            self._share = len(range(size)[self._runtime.part(size)]) / size
+            self._replica = replicated(self._model, self._runtime)
 
     def only_evaluate(self) -> Trained:
         """No training: one report, of epoch 0, about the network as it is."""
@@ -150,24 +164,27 @@ class Loop:
             Where it left the finite numbers, if it did, and the epoch's values.
         """
         seed = (self._config.seed * 4 + _PHASE_SEEDS[self._task.phase]) * 100_003 + epoch
-        torch.manual_seed(seed)
+        # What is dropped of one process's images says nothing of what is dropped of another's.
+        torch.manual_seed(seed + self._runtime.rank * 2**52)
         self._model.train()
         for module in self._task.frozen:
             module.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self._runtime.device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=self._runtime.device)
         rates = []
-        epoch_batches = self._task.train.training(self._settings.batch_size, self._config.augment, seed)
+        epoch_batches = self._task.train.training(
+            self._settings.batch_size, self._config.augment, seed, self._runtime.part
+        )
         with closing(epoch_batches) as batches:
             for step, (images, labels) in enumerate(batches):
                 rates.append(scale * self._rate((epoch - first) * self._steps + step, history))
                 sums += self._step(images, labels, rates[-1], step)
+        same_buffers(self._model, self._runtime)
         names = ("train_loss", "train_top1", "train_topk")
         values = dict(zip(names, sums / self._steps, strict=True)) | self._task.evaluate()
         weights_finite = torch.stack([value.isfinite().all() for value in self._model.state_dict().values()]).all()
-        *numbers, finite, bad = torch.stack(
-            [*(value.double() for value in values.values()), weights_finite, self._first_bad]
-        ).tolist()
+        found = torch.stack([*(value.double() for value in values.values()), weights_finite, self._first_bad])
+        *numbers, finite, bad = decided(found, self._runtime).tolist()
         result = dict(zip(values, numbers, strict=True))
         phase = self._task.phase
         result |= {f"{phase}_gap": result["train_topk"] - result[f"{phase}_topk"], "learning_rate": rates[-1]}
@@ -186,20 +203,23 @@ class Loop:
         """One update, masked where loss, gradients or update are not finite: weights, momentum and batch-norm
         statistics then stay as they were, and the first such step is kept, all on the device.
 
-        Returns loss, top-1 and top-k of the batch before the update, (3,).
+        Returns loss, top-1 and top-k of the whole batch before the update, (3,).
         """
         before = self._statistics.clone()
         with self._runtime.autocast():
-            logits = self._model(images)
+            logits = self._replica(images)
         logits = logits.float()
         loss = self._task.criterion(images, logits, labels)
         if self._settings.l1:
             loss = loss + self._settings.l1 * torch.stack([p.abs().sum() for p in self._parameters]).sum()
         self._model.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        # Of several processes' gradients the mean is taken, whose parts of the batch may differ by an image.
+        weight = torch.full_like(loss, self._share * self._runtime.workers)
+        loss.backward(weight)  # type: ignore[no-untyped-call]
+        values = self._values(loss, logits, labels)
         used = [i for i, p in enumerate(self._parameters) if p.grad is not None]
         gradients = [self._parameters[i].grad for i in used]
-        bad = ~(loss.isfinite() & (rate * torch.nn.utils.get_total_norm(gradients) < _LARGEST_UPDATE))
+        bad = ~(values[0].isfinite() & (rate * torch.nn.utils.get_total_norm(gradients) < _LARGEST_UPDATE))
         with torch.no_grad():
             # The optimizer as a function: the class would load PyTorch's compiler, for seconds in every process. The
             # fused kernel leaves weights and momentum alone where `found_inf` is one.
@@ -218,11 +238,14 @@ class Loop:
             )
         torch.where(bad, before, self._statistics, out=self._statistics)
         self._first_bad = torch.where(bad & (self._first_bad < 0), step, self._first_bad)
-        with torch.no_grad():
-            top1 = metrics.top1_hits(logits, labels).double().mean()
-            topk = metrics.topk_hits(logits, labels, self._config.objective.top_k).double().mean()
-            values = torch.stack([loss.double(), top1, topk])
-            return torch.where(bad, 0.0, values)
+        return torch.where(bad, 0.0, values)
+
+    @torch.no_grad()
+    def _values(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Loss, top-1 and top-k of the whole batch, (3,), from those of this process's part."""
+        top1 = metrics.top1_hits(logits, labels).double().mean()
+        topk = metrics.topk_hits(logits, labels, self._config.objective.top_k).double().mean()
+        return total(self._share * torch.stack([loss.double(), top1, topk]), self._runtime)
 
     def _snapshot(self) -> tuple[State, list[Tensor]]:
         weights = {name: value.clone() for name, value in self._model.state_dict().items()}
@@ -237,7 +260,8 @@ class Loop:
 
 def batchnorms(model: nn.Module) -> list[nn.Module]:
     """All batch-norm layers of a network."""
-    return [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)]
+    kinds = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+    return [m for m in model.modules() if isinstance(m, kinds)]
 
 
 def _shared_statistics(model: nn.Module, device: torch.device) -> Tensor:

@@ -20,6 +20,7 @@ from senet.loop import Loop, OnEpoch, Report, Task, Trained
 from senet.losses import loss_of
 from senet.models import build_model
 from senet.models.custom import check_images_fit, source_digest
+from senet.parallel import synchronised
 from senet.protocols import split_labels, stages, streaming_epochs
 from senet.streaming import Strategy, importance, strategies
 
@@ -63,6 +64,7 @@ def train_base(
     begin = initial_state(config, dataset.classes, model)
     if begin is not None:
         model.load_state_dict(begin)
+    model = synchronised(model, runtime)
     evaluation = Evaluation(config, dataset, "validation", runtime)
     loss = loss_of(config)
 
@@ -121,7 +123,7 @@ def stream(
     current, history = base, list[Report]()
     files = [progress and progress.with_name(f"{progress.stem}-{i}{progress.suffix}") for i in range(1, count)]
     for stage, (images, file) in enumerate(zip(train_groups, [*files, progress], strict=True), start=1):
-        model = restored(config.model, current.state, len(dataset.classes))
+        model = synchronised(restored(config.model, current.state, len(dataset.classes)), runtime)
         batches, used = _streaming_images(config, current, dataset, images, runtime)
         task = _streaming_task(config, runtime, model, batches, used, evaluation.of(model), history)
         loop = Loop(config, runtime, task, on_epoch, file)

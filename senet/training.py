@@ -2,13 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
-from senet.config import read_config
+from senet.config import TrialConfig, read_config
 from senet.data.catalogue import obtain_dataset
-from senet.data.store import check_name
-from senet.device import make_runtime
+from senet.data.store import Dataset, check_name
+from senet.device import Runtime, make_runtime
 from senet.final import train_final
-from senet.loop import Report
+from senet.loop import OnEpoch, Report
 from senet.modelfolder import Model, refuse_existing, save_model
 from senet.phases import TRANSFER
 
@@ -31,19 +32,47 @@ def train_from_file(path: Path, folder: Path, home: Path, seed: int | None = Non
     config, provenance = read_config(path)
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
+    dataset = dataset_of(config, provenance, home)
+    model = train_to_folder(config, provenance, folder, dataset, make_runtime("auto", config.precision), print_epoch)
+    print_result(folder, model)
+    return model
+
+
+def dataset_of(config: TrialConfig, provenance: dict[str, Any], home: Path) -> Dataset:
+    """The data set of a config; warns if the config was found on another one. Raises InputError."""
     dataset = obtain_dataset(home, config.data)
     if provenance.get("data_fingerprint", dataset.fingerprint) != dataset.fingerprint:
         print(f"warning: data set `{config.data}` is not the one that this config was found on", file=sys.stderr)
-    runtime = make_runtime("auto", config.precision)
-    progress = folder.with_name(f".{folder.name}.progress")
-    model = train_final(config, dataset, runtime, print_epoch, provenance, progress)
+    return dataset
+
+
+def train_to_folder(
+    config: TrialConfig,
+    provenance: dict[str, Any],
+    folder: Path,
+    dataset: Dataset,
+    runtime: Runtime,
+    on_epoch: OnEpoch,
+) -> Model:
+    """Train a config in full and write the model at `folder`; beside it lies what a stopped training goes on from.
+
+    Of several processes that train together the first one writes.
+    """
+    if runtime.rank > 0:
+        return train_final(config, dataset, runtime, on_epoch, provenance)
+    progress = progress_folder(folder)
+    model = train_final(config, dataset, runtime, on_epoch, provenance, progress)
     save_model(folder, model)
     for file in progress.glob("*.pt"):
         file.unlink()
     if progress.exists():
         progress.rmdir()
-    print_result(folder, model)
     return model
+
+
+def progress_folder(folder: Path) -> Path:
+    """Where lies what a stopped training of the model at `folder` goes on from."""
+    return folder.with_name(f".{folder.name}.progress")
 
 
 def print_epoch(report: Report) -> None:

@@ -1,7 +1,8 @@
 """The base store: a base that was trained once serves every trial whose base would be the same.
 
 A base is trained under a lease, so that of all that want it, in this sweep or others, on this machine or those that
-share its disk, one trains it. What lies where, and what can be removed, is in `sweeps.inventory`.
+share its disk, one trains it. Machines that share a bucket have no leases between them: of several that train the same
+base the first to complete it wins. What lies where, and what can be removed, is in `sweeps.inventory`.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from senet.loop import OnEpoch, Report, Trained
 from senet.phases import base_fingerprint, base_in_the_making, stream, train_base, with_importance
 from sweeps.inventory import Inventory, quota, weights_path
 from sweeps.lease import DEFAULT, BaseHeld, Lease, LeaseHeld, LeaseLost, Timing, take_lease
+from sweeps.shared import Shared
 
 
 class BaseStore:
@@ -32,6 +34,7 @@ class BaseStore:
 
     def __init__(self, folder: Path, timing: Timing = DEFAULT) -> None:
         self._folder, self._timing = folder, timing
+        self._shared = Shared(folder.parent)
 
     def obtain(
         self,
@@ -111,6 +114,8 @@ class BaseStore:
     def load(self, key: str) -> Trained | None:
         """The base of this key; None where there is none, or its weights are not what was written."""
         folder = self._folder / key
+        if self._shared.url is not None and not (folder / "base.json").exists():
+            self._fetch(folder)
         try:
             about = json.loads((folder / "base.json").read_text())
             weights = weights_path(folder, about).read_bytes()
@@ -123,6 +128,14 @@ class BaseStore:
         with suppress(OSError):
             (folder / "used").write_bytes(b"\n")
         return base
+
+    def _fetch(self, folder: Path) -> None:
+        """Get a base from the bucket if it is complete there, else what somebody has left of it in the making."""
+        if self._shared.fetch(folder / "base.json"):
+            (folder / "base.json").unlink()
+            self._shared.fetch_folder(folder, last="base.json")
+        elif not (folder / "progress.pt").exists():
+            self._shared.fetch(folder / "progress.pt")
 
     def _trainer(self, key: str) -> str:
         return str(json.loads((self._folder / key / "base.json").read_text())["trainer"])
@@ -145,6 +158,8 @@ class BaseStore:
         def on_own_epoch(report: Report) -> None:
             if not lease.held():
                 raise LeaseLost
+            if (folder / "progress.pt").exists():
+                self._shared.pass_on(folder / "progress.pt")
             on_epoch(report)
 
         try:
@@ -174,6 +189,8 @@ class BaseStore:
         write_atomically(path, weights)
         if not _write_first(folder / "base.json", text):
             raise LeaseLost
+        self._shared.pass_on(path, folder / "base.json")
+        self._shared.remove(folder / "progress.pt")
         _clear_up(folder)
 
 

@@ -146,6 +146,10 @@ def _add_commands_of_the_winner(commands: _Commands) -> None:
     train = commands.add_parser("train", help="train an exported config in full and register the model")
     train.add_argument("config", type=Path)
     train.add_argument("--name", help="the model's name; else the file's")
+    train.add_argument("--workers", type=int, default=1, metavar="N",
+                       help="so many train together, each on a GPU or, without GPUs, on CPU cores (1)")  # fmt: skip
+    train.add_argument("--address", help="train on the Ray cluster there (auto: the one of this machine)")
+    train.set_defaults(module="sweeps.traincommand")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 
 from senet.command import confirmed
-from senet.config import read_config
 from senet.data.catalogue import Description, check_fits, describe_dataset, obtain_dataset
 from senet.data.store import check_name
 from senet.errors import InputError
@@ -20,8 +19,9 @@ from sweeps.config import Recipe, load_recipe
 from sweeps.constraints import Constraints
 from sweeps.environment import set_ray_environment
 from sweeps.inventory import quota
+from sweeps.shared import Shared
 from sweeps.space import Space
-from sweeps.storage import open_database
+from sweeps.storage import check_bucket, open_database
 from sweeps.sweep import Sweep, check_same_data, create_sweep, find_sweep, refuse_name, remove_sweep
 
 
@@ -34,6 +34,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
+    check_bucket(Shared(home()).url, recipe.search.storage, recipe.data, os.environ.get("MLFLOW_TRACKING_URI"))
     _check_data(recipe, source)
     console = Console()
     warm = getattr(arguments, "warm_start", None)
@@ -238,22 +239,6 @@ def export(arguments: Namespace) -> int:
     return 0
 
 
-def train(arguments: Namespace) -> int:
-    """Train a config in full, and register the model."""
-    read_config(arguments.config)  # A wrong config is told before torch is imported.
-
-    from senet.training import model_target, train_from_file
-    from sweeps.tracking import failing_clearly, register_model
-
-    folder = model_target(home(), arguments.config, arguments.name)
-    model = train_from_file(arguments.config, folder, home())
-    config = model.config.model_dump(mode="json")
-    with failing_clearly(home()):
-        registered = register_model(home(), folder, model.provenance, model.metrics, config)
-    print(f"registered {registered}; look at it: sweeps ui")
-    return 0
-
-
 def ui(arguments: Namespace) -> int:
     """Serve the tracking UI on loopback until interrupted."""
     from sweeps.tracking import connect, failing_clearly, tracking_uri
@@ -361,6 +346,7 @@ def _report(sweep: Sweep, console: Console) -> int:
 
     found = sweep_status(sweep)
     files = write_report(sweep, found)
+    sweep.pass_on()
     SweepTracking(sweep.home, sweep.name, sweep.about()["id"]).attach(files)
     print_leaderboard(_wide(console), found)
     _say(console, "written: " + ", ".join(map(_relative, [sweep.folder, *files])))

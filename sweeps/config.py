@@ -89,8 +89,14 @@ class ResourcesConfig(Config):
 
     cpu: Annotated[float, Field(ge=0.01)] = 1
     """CPU cores"""
-    gpu: NonNegativeFloat = 0
-    """GPUs; a fraction shares one"""
+    gpu: NonNegativeFloat | Literal["auto"] = 0
+    """GPUs; a fraction shares one, and a trial gets no more memory than its share; `auto`: the smallest share, down to
+    an eighth, that holds what a trial of a network of the same size or a larger one was seen to use; the first of its
+    size has a whole GPU"""
+
+    def most(self) -> dict[str, float]:
+        """Cores and GPUs that a trial gets at most, before it runs out of memory."""
+        return {"cpu": self.cpu, "gpu": 1.0 if self.gpu == "auto" else self.gpu}
 
 
 Range = Annotated[tuple[float, float], Field(strict=False)]

@@ -38,6 +38,18 @@ class Constraints:
         except InputError:
             return 1.0
 
+    def memory_size(self, params: Params) -> tuple[int, int]:
+        """What decides the memory of a configuration: its parameters, and the activations of its larger batch.
+
+        A network that does not exist for these images needs none: its trial will say why it fails.
+        """
+        config = self._space.config(params)
+        try:
+            figures = self._figures(params)
+        except InputError:
+            return 0, 0
+        return figures["parameters"], figures["activations"] * max(config.base.batch_size, config.streaming.batch_size)
+
     def check(self, source: str) -> None:
         """Raise InputError where an enqueued configuration does not fit, or no random one where such are needed."""
         if not self._bounds:

@@ -1,13 +1,12 @@
 """Tells suggester, ledger, tracking and view what happens to the trials of one session; knows no Ray."""
 
-import json
+import math
 import re
 import time
 from collections import deque
 from typing import Any
 
 from senet.data.catalogue import Description
-from senet.files import write_atomically
 from sweeps.booking import device_seconds, stage_seconds
 from sweeps.config import Recipe
 from sweeps.constraints import Constraints
@@ -15,6 +14,8 @@ from sweeps.ledger import Entry, Ledger, Result, answered
 from sweeps.progress import View
 from sweeps.pruning import Pruner, Verdict, rungs_of
 from sweeps.search import Suggester
+from sweeps.shared import Shared
+from sweeps.shares import Shares
 from sweeps.space import Space
 from sweeps.sweep import Sweep
 from sweeps.tracking import SweepTracking
@@ -32,6 +33,7 @@ class Driver:
     Args:
         concurrency: trials at a time.
         largest: cores and GPUs of the largest machine: what one trial can have at most.
+        gpus: of all machines; trials whose shares are more than that are not begun together.
     """
 
     def __init__(
@@ -43,10 +45,11 @@ class Driver:
         data: Description,
         concurrency: int,
         largest: dict[str, float],
+        gpus: float = math.inf,
     ) -> None:
         self._sweep, self._ledger, self._tracking, self._view = sweep, ledger, tracking, view
         self._recipe: Recipe = sweep.recipe()
-        self._sweep_id = sweep.about()["id"]
+        self._sweep_id, self._bucket = sweep.about()["id"], Shared(sweep.home).url
         self._space: Space = self._recipe.parsed_space("recipe")
         self._constraints = Constraints(self._recipe, self._space, data)
         self._suggester = Suggester(self._recipe, self._space, ledger, self._constraints.fits)
@@ -55,15 +58,20 @@ class Driver:
         # All bases are probed alike, whatever their trials' own streaming settings are.
         self._probe = self._space.config({}).streaming.model_dump(mode="json")
         self._probe |= {} if pruning is None else {"epochs": pruning.probe_epochs, "stages": 1}
-        self.concurrency, self._largest = concurrency, largest
+        self.concurrency, self._largest, self.gpus = concurrency, largest, gpus
         self._live: dict[str, Entry] = {}
         self._reports: dict[str, list[dict[str, Any]]] = {}
         self._given_up: dict[str, Verdict] = {}
-        self._shares: dict[int, dict[str, float]] = {}
+        self._shares = Shares(self._recipe.resources, self._constraints.memory_size)
+        # What trials have of a machine, and what those that ran out of memory shall have.
+        self._given: dict[int, dict[str, float]] = {}
+        self._larger: dict[int, dict[str, float]] = {}
         # Trials whose base somebody else trains, and when to look again.
         self._held: dict[int, float] = {}
         self._failures: deque[str] = deque(maxlen=self._recipe.search.alike_failures)
         self._device_seconds = device_seconds(ledger.entries())
+        for entry in ledger.entries():
+            self._shares.learn(entry)
         self._earlier_seconds, self._start = sweep.seconds_driven(), time.monotonic()
         self.ending: str | None = None
         """why no further trial is begun before all planned ones were, if so"""
@@ -81,6 +89,13 @@ class Driver:
             entry = self._suggester.next(self._held)
         if entry is None:
             return None
+        resources = self._larger.get(entry.number) or self._shares.of(entry.params)
+        given = sum(self._given[live.number]["gpu"] for live in self._live.values())
+        # The first one always begins: a cluster may have no machine yet, and add one for it.
+        if self._recipe.resources.gpu == "auto" and self._live and given + resources["gpu"] > self.gpus:
+            self._suggester.given_back(entry)
+            return None
+        self._given[entry.number] = resources
         entry = self._with_run(entry)
         self._live[trial_id] = entry
         self._reports[trial_id] = []
@@ -90,8 +105,9 @@ class Driver:
             "number": entry.number,
             "config": config.model_dump(mode="json"),
             "home": str(self._sweep.home),
+            "bucket": self._bucket,
             "folder": str(self._sweep.trial_folder(entry.number)),
-            "resources": self._shares.get(entry.number, self._recipe.resources.model_dump()),
+            "resources": resources,
             "trainer": f"{self._sweep_id}/{entry.number}",
             "rungs": list(self._rungs(entry).items()),
             "probe": self._probe,
@@ -152,6 +168,7 @@ class Driver:
             self._with_run(entry)
         self._ledger.finish(entry.number, result | ({"attempts": earlier} if earlier else {}))
         closed = self._ledger.entry(entry.number)
+        self._shares.learn(closed)
         self._suggester.ended(closed)
         self._told(closed)
         self._device_seconds += device_seconds([closed])
@@ -195,14 +212,14 @@ class Driver:
         """What a trial that was given up leaves, written down as if it had done so itself."""
         spent = stage_seconds(reports[-1])
         result = verdict.result() | {"history": reports, "stage_seconds": spent, "seconds": sum(spent.values())}
-        write_atomically(self._sweep.trial_folder(entry.number) / "result.json", json.dumps(result).encode())
+        self._sweep.write_result(entry.number, result)
         return result
 
     def _tries_again(self, entry: Entry, result: Result) -> bool:
         """Give a trial that ran out of memory back once, to be started with a larger share if there is one."""
         if not str(result.get("error")).startswith("out of memory") or self._sweep.attempts(entry.number):
             return False
-        now = self._recipe.resources.model_dump()
+        now = self._given[entry.number]
         more = {
             name: min(_LARGER_SHARE * share, self._largest.get(name, share)) if share < 1 or name == "cpu" else share
             for name, share in now.items()
@@ -210,7 +227,7 @@ class Driver:
         if more == now:
             return False
         self._sweep.set_attempt_aside(entry.number)
-        self._shares[entry.number] = more
+        self._larger[entry.number] = more
         self._suggester.given_back(entry)
         return True
 

@@ -81,6 +81,14 @@ def summary(status: Status) -> str:
         f"bases: {bases['trained']} trained, {bases['reused']} trials on reused ones, "
         f"{bases['seconds_saved']:.0f} s of training saved"
     )
+    measured = [trial for trial in status["trials"] if trial["gpu_memory"]]
+    if measured:
+        largest = max(measured, key=lambda trial: trial["gpu_memory"]["bytes"])
+        memory = largest["gpu_memory"]
+        lines.append(
+            f"GPU memory: at most {memory['bytes'] / 2**30:.1f} GiB, {percent(memory['fraction'])} % of a GPU "
+            f"(trial {largest['number']})"
+        )
     references = [str(trial["number"]) for trial in status["trials"] if trial["params"].get("streaming.replay")]
     if references:
         lines.append(f"references, no competitors, since they look at old images: trial {', '.join(references)}")

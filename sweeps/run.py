@@ -26,6 +26,7 @@ from sweeps.driver import Driver
 from sweeps.inventory import QUOTA
 from sweeps.ledger import Entry, Ledger, entries_of, is_finished, open_ledger
 from sweeps.progress import LiveView, PlainView, Tally, View
+from sweeps.shares import SHARES
 from sweeps.sweep import Sweep
 from sweeps.tracking import SweepTracking
 from sweeps.trial import run_trial
@@ -107,22 +108,23 @@ def possible_concurrency(recipe: Recipe, source: str, address: str | None) -> in
     if asked is not None and address is not None:
         return min(asked, recipe.search.trials)
     if room < 1:
-        most = _largest_machine()
+        have, most = _largest_machine(), recipe.resources.most()
         demand = "" if address is None else "; if the cluster adds machines on demand, set `search.concurrency`"
-        for name, share in recipe.resources:
-            if share > most[name]:
+        for name, share in most.items():
+            if share > have[name]:
                 raise InputError(
                     f"{source}: `resources.{name}`: a trial asks for {share:g}, but no machine has more than "
-                    f"{most[name]:g}{demand}"
+                    f"{have[name]:g}{demand}"
                 )
-        wanted = " and ".join(f"{name} {share:g}" for name, share in recipe.resources)
+        wanted = " and ".join(f"{name} {share:g}" for name, share in most.items())
         raise InputError(f"{source}: `resources`: a trial asks for {wanted}, but no machine has both{demand}")
     return min(room, asked or recipe.search.trials, recipe.search.trials)
 
 
 def _room(recipe: Recipe) -> int:
     """How many trials the machines hold now; what is left over on one does not help another."""
-    shares = {name.upper(): share for name, share in recipe.resources if share}
+    least = recipe.resources.most() | ({"gpu": min(SHARES)} if recipe.resources.gpu == "auto" else {})
+    shares = {name.upper(): share for name, share in least.items() if share}
     # 0.1 goes ten times into 1.
     return sum(
         min(int(node["Resources"].get(name, 0) / share + 1e-6) for name, share in shares.items())
@@ -180,10 +182,12 @@ class _Judge(FIFOScheduler):  # type: ignore[misc]
         """Called at every step: also where somebody from outside is heard."""
         assert self._driver is not None
         _obey(self._driver)
-        if time.monotonic() >= self._look and self._recipe.search.concurrency is None:
+        if time.monotonic() >= self._look:
             # Machines may have joined, or been lost.
             self._look = time.monotonic() + _LOOK_SECONDS
-            self._driver.concurrency = max(1, min(_room(self._recipe), self._recipe.search.trials))
+            self._driver.gpus = ray.cluster_resources().get("GPU", 0.0)
+            if self._recipe.search.concurrency is None:
+                self._driver.concurrency = max(1, min(_room(self._recipe), self._recipe.search.trials))
         return super().choose_trial_to_run(tune_controller)
 
 
@@ -214,7 +218,8 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
         try:
             _reconcile(sweep, ledger, tracking)
             data = describe_dataset(sweep.home, recipe.data)
-            driver = Driver(sweep, ledger, tracking, view, data, concurrency, _largest_machine())
+            gpus = ray.cluster_resources().get("GPU", 0.0)
+            driver = Driver(sweep, ledger, tracking, view, data, concurrency, _largest_machine(), gpus)
             try:
                 if not asked.is_set():
                     _fit(sweep, recipe, driver)

@@ -70,6 +70,7 @@ def _trial(sweep: Sweep, entry: Entry, seed: int) -> Status:
         "base_reused": result.get("base_reused"),
         "seconds_saved": result.get("seconds_saved", 0.0),
         "seconds": result.get("seconds"),
+        "gpu_memory": result.get("gpu_memory"),
         "answers": entry.answers,
         "mlflow_run_id": entry.run_id,
         "error": result.get("error"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from senet.data.catalogue import EMBEDDED
 from senet.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +50,27 @@ def check_storage(url: str | None, source: str) -> None:
         raise InputError(f"{where}: must be {right}{got}")
     if not named:
         raise InputError(f"{where}: names no database; must be {right}")
+
+
+def check_bucket(url: str | None, storage: str | None, data: str, tracking: str | None) -> None:
+    """Raise InputError where a sweep whose home is the bucket at `url` has its ledger, data or tracking on one machine.
+
+    Args:
+        storage: the recipe's `search.storage`.
+        data: the recipe's data set, by name or URL.
+        tracking: MLFLOW_TRACKING_URI.
+    """
+    if url is None:
+        return
+    where = f"SWEEPS_HOME is the bucket {url}"
+    if storage is None:
+        raise InputError(
+            f"`search.storage`: {where}, where no ledger can lie: name a database, postgresql://user@host/database"
+        )
+    if "://" not in data and data != EMBEDDED:
+        raise InputError(f"`data`: {where}, so every machine must find the data set by a URL: s3://bucket/{data}")
+    if not tracking:
+        raise InputError(f"MLFLOW_TRACKING_URI: {where}, where no tracking database can lie: name a server")
 
 
 def share_of(folder: Path, mounts: str) -> str | None:

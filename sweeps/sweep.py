@@ -30,6 +30,7 @@ from senet.errors import InputError
 from senet.files import write_atomically
 from senet.yamlfile import read_mapping
 from sweeps.config import Recipe, dump_recipe, validate_recipe
+from sweeps.shared import Shared
 
 _PACKAGES = ("senet-sweeps", "torch", "ray", "optuna", "mlflow")
 
@@ -64,11 +65,26 @@ class Sweep:
 
     def result(self, number: int) -> dict[str, Any] | None:
         """What trial `number` left; None if it has not ended."""
-        return _read_json(self.trial_folder(number) / "result.json")
+        return self._of_trial(number, "result.json")
 
     def progress(self, number: int) -> dict[str, Any] | None:
         """The last report of trial `number`."""
-        return _read_json(self.trial_folder(number) / "progress.json")
+        return self._of_trial(number, "progress.json")
+
+    def write_result(self, number: int, result: dict[str, Any]) -> None:
+        """Write down what trial `number` left, in its place."""
+        path = self.trial_folder(number) / "result.json"
+        write_atomically(path, json.dumps(result).encode())
+        Shared(self.home).pass_on(path)
+
+    def pass_on(self) -> None:
+        """Let other machines see the sweep's own files."""
+        Shared(self.home).pass_on_folder(self.folder)
+
+    def _of_trial(self, number: int, name: str) -> dict[str, Any] | None:
+        path = self.trial_folder(number) / name
+        Shared(self.home).fetch(path)
+        return _read_json(path)
 
     def extend(self, trials: int) -> None:
         """Plan further trials, more than there are or were planned."""
@@ -77,6 +93,7 @@ class Sweep:
         recipe = recipe.model_copy(update={"search": search})
         write_atomically(self.folder / "recipe.yaml", dump_recipe(recipe).encode())
         self.set_ending(None)
+        self.pass_on()
 
     def attempts(self, number: int) -> list[dict[str, Any]]:
         """What earlier attempts of trial `number` left that were set aside."""
@@ -85,8 +102,11 @@ class Sweep:
 
     def set_attempt_aside(self, number: int) -> None:
         """Make room for a further attempt of trial `number`."""
-        folder = self.trial_folder(number)
-        (folder / "result.json").rename(folder / f"attempt-{len(self.attempts(number)) + 1}.json")
+        folder, shared = self.trial_folder(number), Shared(self.home)
+        aside = folder / f"attempt-{len(self.attempts(number)) + 1}.json"
+        (folder / "result.json").rename(aside)
+        shared.pass_on(aside)
+        shared.remove(folder / "result.json")
 
     def ending(self) -> str | None:
         """Why the last session ended: `ended…` for good, `paused…` or `interrupted`; None: it runs, or was killed."""
@@ -97,8 +117,10 @@ class Sweep:
         if reason is None:
             (self.folder / "ending.json").unlink(missing_ok=True)
             (self.folder / "asked.json").unlink(missing_ok=True)
+            Shared(self.home).remove(self.folder / "ending.json")
         else:
             write_atomically(self.folder / "ending.json", json.dumps({"reason": reason}).encode())
+            self.pass_on()
 
     def asked(self) -> str | None:
         """What `sweeps pause` or `sweeps stop` asks the driver for."""
@@ -137,7 +159,8 @@ class Sweep:
 
 def refuse_name(home: Path, name: str) -> None:
     """Raise InputError if `name` is no name for a new sweep."""
-    if Sweep(home, check_name(name, "--name")).folder.exists():
+    sweep = Sweep(home, check_name(name, "--name"))
+    if sweep.folder.exists() or Shared(home).fetch(sweep.folder / "sweep.json"):
         raise InputError(f"--name {name}: a sweep of this name exists in {home / 'sweeps'}; resume or delete it")
 
 
@@ -158,11 +181,15 @@ def create_sweep(home: Path, name: str | None, recipe_name: str, recipe: Recipe,
     }
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     (folder / "sweep.json").write_text(json.dumps(about, indent=2) + "\n")
-    number = 1
+    number, shared = 1, Shared(home)
     while True:
         sweep = Sweep(home, name or (recipe_name if number == 1 else f"{recipe_name}-{number}"))
+        if shared.url is not None:
+            # One of this name that another machine began is a folder that is not empty.
+            shared.fetch(sweep.folder / "sweep.json")
         try:
             folder.rename(sweep.folder)
+            sweep.pass_on()
             return sweep
         except OSError:
             if name is not None:
@@ -177,6 +204,10 @@ def create_sweep(home: Path, name: str | None, recipe_name: str, recipe: Recipe,
 def find_sweep(home: Path, name: str) -> Sweep:
     """An existing sweep. Raises InputError where there is none of this name."""
     sweep = Sweep(home, name)
+    if "/" not in name and name:
+        shared = Shared(home)
+        for file in ("recipe.yaml", "ending.json", "driven.json", "confirm.json", "sweep.json"):
+            shared.fetch(sweep.folder / file)
     if "/" in name or not (sweep.folder / "sweep.json").exists():
         known = ", ".join(sorted(path.parent.name for path in (home / "sweeps").glob("[!.]*/sweep.json"))) or "none yet"
         raise InputError(f"no sweep `{name}` in {home / 'sweeps'}; there are: {known}")
@@ -195,6 +226,7 @@ def check_same_data(sweep: Sweep) -> None:
 
 def remove_sweep(sweep: Sweep) -> None:
     """Delete the sweep's folder; the bases that it trained stay."""
+    Shared(sweep.home).remove(sweep.folder)
     shutil.rmtree(sweep.folder)
 
 

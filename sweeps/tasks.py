@@ -19,7 +19,8 @@ def run_tasks(function: Callable[[Any], None], arguments: Sequence[Any], resourc
         FailedError: a process died whenever a call was made.
         Exception: whatever a call raises.
     """
-    task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu)(function)
+    share = resources.most()
+    task = ray.remote(num_cpus=share["cpu"], num_gpus=share["gpu"])(function)
     try:
         ray.get([task.remote(argument) for argument in arguments])
     except RayTaskError as error:

@@ -177,6 +177,8 @@ class SweepTracking:
         self._log_epochs(entry, result.get("history", []))
         now = int(time.time() * 1000)
         numbers = {**result.get("metrics", {}), "trial_seconds": result["seconds"]}
+        if memory := result.get("gpu_memory"):
+            numbers |= {"gpu_memory_bytes": memory["bytes"], "gpu_memory_fraction": memory["fraction"]}
         tags = {"state": entry.state, "base_key": result.get("base_key"), "error": result.get("error")}
         tags["base_reused"] = str(result["base_reused"]).lower() if "base_reused" in result else None
         client.log_batch(

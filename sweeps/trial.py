@@ -15,6 +15,7 @@ from senet.data.catalogue import obtain_dataset
 from senet.errors import NonFiniteError
 from senet.files import write_atomically
 from sweeps.lease import BaseHeld
+from sweeps.shared import Shared, here
 
 METRICS = (
     "base_top1",
@@ -44,8 +45,10 @@ def run_trial(assignment: dict[str, Any]) -> None:
     starts the trial anew, and it goes on from the last epoch. A trial that is given up leaves here by SystemExit, which
     the report raises; the driver then writes its result.
     """
-    folder = Path(assignment["folder"])
+    home, folder = here(assignment["home"], assignment["bucket"], assignment["folder"])
     folder.mkdir(parents=True, exist_ok=True)
+    shared = Shared(home)
+    shared.fetch_folder(folder)
     if (folder / "result.json").exists():
         # The process died after its last word was written and before it was said.
         tune.report({"phase": "end"})
@@ -54,7 +57,7 @@ def run_trial(assignment: dict[str, Any]) -> None:
     stages = Stages()
     result: dict[str, Any] = {"state": "failed", "history": []}
     try:
-        _both_phases(assignment, folder, result, stages)
+        _both_phases(assignment, home, folder, shared, result, stages)
     except BaseHeld:
         # It is started again later; meanwhile others may have this place.
         tune.report({"phase": "held"})
@@ -64,6 +67,7 @@ def run_trial(assignment: dict[str, Any]) -> None:
         result["error"] = failure(error)
     result |= {"seconds": time.monotonic() - start, "stage_seconds": stages.seconds()}
     write_atomically(folder / "result.json", json.dumps(result).encode())
+    shared.pass_on_folder(folder)
     tune.report({"phase": "end"})
 
 
@@ -104,7 +108,9 @@ class Stages:
         self._stage, self._since = stage, now
 
 
-def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any], stages: Stages) -> None:
+def _both_phases(
+    assignment: dict[str, Any], home: Path, folder: Path, shared: Shared, result: dict[str, Any], stages: Stages
+) -> None:
     """Fill `result` as it comes: a trial that fails while streaming still has its base."""
     # torch is for the worker: the driver, which only names this function, does without it.
     from senet.device import make_runtime
@@ -113,11 +119,11 @@ def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any
     from senet.protocols import for_protocol
     from sweeps.bases import BaseStore
 
-    home = Path(assignment["home"])
     config = TrialConfig.model_validate(assignment["config"])
     dataset = for_protocol(config, normalised_for(config, obtain_dataset(home, config.data)))
     # Without a GPU share Ray hides no GPU: the share decides, not what can be seen.
     runtime = make_runtime("cuda" if assignment["resources"]["gpu"] else "cpu", config.precision)
+    runtime.hold_to(assignment["resources"]["gpu"])
     bases = BaseStore(home / "bases")
     rungs = dict(assignment["rungs"])
     probed = config.model_copy(update={"streaming": StreamingConfig.model_validate(assignment["probe"])})
@@ -126,6 +132,7 @@ def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any
     def say(report: dict[str, Any]) -> None:
         spent = {f"spent_{stage}": seconds for stage, seconds in stages.seconds().items()}
         write_atomically(folder / "progress.json", json.dumps(report | spent).encode())
+        shared.pass_on_folder(folder)
         tune.report(report | spent)
 
     def on_base_epoch(report: dict[str, Any]) -> None:
@@ -147,10 +154,12 @@ def _both_phases(assignment: dict[str, Any], folder: Path, result: dict[str, Any
             base = bases.with_importance(key, base, config, dataset, runtime)
         streamed = stream(config, base, dataset, runtime, say, folder / "streaming.pt")
     (folder / "streaming.pt").unlink(missing_ok=True)
+    shared.remove(folder / "streaming.pt")
     last = base.history[-1] | streamed.history[-1]
     result |= {
         "state": "complete",
         "metrics": {name: last[name] for name in METRICS if name in last},
         "history": history + streamed.history,
+        "gpu_memory": runtime.peak_memory(),
         "error": None,
     }

@@ -46,14 +46,14 @@ def test_mlflow_is_imported_in_one_file() -> None:
     assert users("mlflow") == {"sweeps/tracking.py"}
 
 
-def test_ray_and_the_training_meet_in_one_file() -> None:
-    assert users("ray") == {"sweeps/run.py", "sweeps/tasks.py", "sweeps/trial.py"}
+def test_ray_and_the_training_meet_in_one_file_each_for_trials_and_final_training() -> None:
+    assert users("ray") == {"sweeps/final.py", "sweeps/run.py", "sweeps/tasks.py", "sweeps/trial.py"}
     heavy = {
         str(file.relative_to(ROOT))
         for file in FILES
         if any(name.startswith("senet.") and name not in LIGHT for name in imports(file))
     }
-    assert users("ray") & heavy == {"sweeps/trial.py"}
+    assert users("ray") & heavy == {"sweeps/final.py", "sweeps/trial.py"}
 
 
 def test_nothing_imports_upward() -> None:

@@ -4,7 +4,7 @@ device.
 Shapes: B images a batch, H = W the side of the images, C classes.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Self
 
@@ -70,11 +70,17 @@ class Batches:
         """Training steps an epoch: whole batches, at least one."""
         return max(1, len(self) // batch_size)
 
-    def training(self, batch_size: int, augment: AugmentConfig, seed: int) -> Training:
+    def training(
+        self, batch_size: int, augment: AugmentConfig, seed: int, part: Callable[[int], slice] = slice
+    ) -> Training:
         """One epoch in random order, augmented: pairs of images (B, 3, H, W) and labels (B, C).
 
         All random numbers are drawn on the host from `seed`, so they do not depend on the device. Whoever stops early
         closes it.
+
+        Args:
+            part: which of a batch's images are wanted, given how many it has; not given: all. The batches of all parts
+                together are those that there are without parts.
         """
         generator = torch.Generator().manual_seed(seed)
         count, reach = len(self), round(augment.shift * self._side)
@@ -84,18 +90,22 @@ class Batches:
         # Last, so that without them the other numbers are the same.
         factors = 1 + augment.colour * (2 * torch.rand(count, 3, generator=generator) - 1)
 
-        order = order[: self.steps(batch_size) * batch_size]
-        drawn = (torch.split(each.to(self.device), batch_size) for each in (order, shifts, flips, factors))
-        with closing(self._source.read(order, batch_size)) as batches:
-            for (pixels, rows), chosen, shift, flip, factor in zip(batches, *drawn, strict=False):
+        steps, size = self.steps(batch_size), min(batch_size, count)
+        taken = torch.arange(steps * size).view(steps, size)[:, part(size)].flatten()
+        own = len(taken) // steps
+        drawn = (torch.split(each[taken].to(self.device), own) for each in (order, shifts, flips, factors))
+        with closing(self._source.read(order[taken], own)) as batches:
+            for (pixels, rows), chosen, shift, flip, factor in zip(batches, *drawn, strict=True):
                 moved = self._moved(pixels, rows, shift, flip).float()
                 if augment.colour:
                     moved = self._recoloured(moved, factor)
                 yield self._normalised(moved), self.labels[chosen]
 
-    def evaluation(self, batch_size: int = _EVALUATION_BATCH) -> Generator[Tensor, None, None]:
-        """All images in their order, unchanged: (B, 3, H, W)."""
-        with closing(self._source.read(torch.arange(len(self)), batch_size)) as batches:
+    def evaluation(
+        self, batch_size: int = _EVALUATION_BATCH, part: slice = slice(None)
+    ) -> Generator[Tensor, None, None]:
+        """All images, or a part of them, in their order, unchanged: (B, 3, H, W)."""
+        with closing(self._source.read(torch.arange(len(self))[part], batch_size)) as batches:
             for pixels, rows in batches:
                 yield self._normalised(pixels[rows].float())
 

@@ -18,6 +18,7 @@ from senet.config import TrialConfig
 from senet.data.catalogue import obtain_dataset
 from senet.data.store import Split
 from senet.files import write_atomically
+from sweeps.shared import Shared, here
 
 
 class Hits(NamedTuple):
@@ -41,8 +42,8 @@ def measure_hits(assignment: dict[str, Any]) -> None:
     """Run a trial again and write down its hits, in a worker.
 
     Args:
-        assignment: `config`: a complete trial config; `home`; `folder`: the trial's; `gpu`: its share; `splits`: to
-            look at; `trainer`: who would train the base, should it have left the store.
+        assignment: `config`: a complete trial config; `home`; `bucket`: its URL, if it is one; `folder`: the trial's;
+            `gpu`: its share; `splits`: to look at; `trainer`: who would train the base, should it have left the store.
     """
     # torch is for the worker: the driver, which only names this function, does without it.
     import torch
@@ -57,9 +58,11 @@ def measure_hits(assignment: dict[str, Any]) -> None:
     from sweeps.bases import BaseStore
 
     config = TrialConfig.model_validate(assignment["config"])
-    home, k = Path(assignment["home"]), config.objective.top_k
+    home, folder = here(assignment["home"], assignment["bucket"], assignment["folder"])
+    k = config.objective.top_k
     dataset = for_protocol(config, normalised_for(config, obtain_dataset(home, config.data)))
     runtime = make_runtime("cuda" if assignment["gpu"] else "cpu", config.precision)
+    runtime.hold_to(assignment["gpu"])
     bases = BaseStore(home / "bases")
     key, base, _ = bases.obtain(config, dataset, runtime, _nothing, assignment["trainer"], wait=True)
     if config.streaming.ewc:
@@ -75,7 +78,8 @@ def measure_hits(assignment: dict[str, Any]) -> None:
         found[f"{split}.streaming"] = topk_hits(scores.logits, scores.labels, k).cpu().numpy()
     file = io.BytesIO()
     np.savez_compressed(file, **found)  # type: ignore[arg-type]
-    write_atomically(Path(assignment["folder"]) / "hits.npz", file.getvalue())
+    write_atomically(folder / "hits.npz", file.getvalue())
+    Shared(home).pass_on(folder / "hits.npz")
 
 
 def _nothing(report: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from sweeps.confirm.bootstrap import REPLICATES, Interval, paired_interval
 from sweeps.confirm.hits import Hits, read_hits
 from sweeps.confirm.study import Candidate, outcome, study_of
 from sweeps.errors import FailedError
+from sweeps.shared import Shared
 from sweeps.status import Status
 from sweeps.sweep import Sweep, versions
 
@@ -61,6 +63,7 @@ def conclude(sweep: Sweep, status: Status, top: int, measure_all: Callable[[list
         "failed": [candidate.configuration.first["number"] for candidate in everyone if not candidate.replicates]
     }
     write_atomically(sweep.folder / FILE, (json.dumps(result, indent=2) + "\n").encode())
+    sweep.pass_on()
     return result
 
 
@@ -69,6 +72,7 @@ def _measured(
 ) -> list[Measured]:
     """The hits of every candidate's trials, from the files that hold them already or are written now."""
     study = study_of(sweep)
+    shared = Shared(study.home)
     study_id, recipe = study.about()["id"], study.recipe()
     space = recipe.parsed_space("recipe")
     assignments = []
@@ -76,20 +80,24 @@ def _measured(
         splits: list[Split] = ["validation", "test"] if i == 0 or candidate.is_baseline else ["validation"]
         for trial in candidate.replicates.values():
             folder = study.trial_folder(trial["number"])
+            shared.fetch(folder / "hits.npz")
             if read_hits(folder).keys() >= set(splits):
                 continue
             assignments.append(
                 {
                     "config": space.config(trial["params"], seed=trial["seed"]).model_dump(mode="json"),
                     "home": str(study.home),
+                    "bucket": shared.url,
                     "folder": str(folder),
-                    "gpu": recipe.resources.gpu,
+                    "gpu": recipe.resources.most()["gpu"],
                     "splits": splits,
                     "trainer": f"{study_id}/{trial['number']}",
                 }
             )
     if assignments:
         measure_all(assignments)
+        for assignment in assignments:
+            shared.fetch(Path(str(assignment["folder"])) / "hits.npz")
     return [
         {seed: read_hits(study.trial_folder(trial["number"])) for seed, trial in candidate.replicates.items()}
         for candidate in ranking

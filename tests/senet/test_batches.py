@@ -89,6 +89,18 @@ def test_steps_leave_out_an_incomplete_batch(tiny: Dataset) -> None:
     assert sizes == [50, 50]
 
 
+@pytest.mark.parametrize("batch_size", [20, 19, 500])
+def test_the_parts_of_a_batch_are_the_batch(tiny: Dataset, batch_size: int) -> None:
+    batches = Batches.of_split(tiny, tiny.base, "train", CPU)
+    augment = AugmentConfig(colour=0.3)
+    whole = list(batches.training(batch_size, augment, seed=5))
+    parts = [list(batches.training(batch_size, augment, 5, Runtime(CPU, False, rank, 3).part)) for rank in range(3)]
+    for (images, labels), *shares in zip(whole, *parts, strict=True):
+        assert max(len(share) for share, _ in shares) - min(len(share) for share, _ in shares) <= 1
+        assert torch.equal(torch.cat([share for share, _ in shares]), images)
+        assert torch.equal(torch.cat([share for _, share in shares]), labels)
+
+
 def recoloured(image: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
     """Pixels (H, W, 3), one change after the other, as they are defined."""
 

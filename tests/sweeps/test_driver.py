@@ -39,7 +39,8 @@ class Session:
         tracking = SweepTracking(home, self.sweep.name, self.sweep.about()["id"])
         tracking.begin({})
         largest = {"cpu": 2.0, "gpu": 1.0}
-        self.driver = Driver(self.sweep, self.ledger, tracking, view, DATA, 8, largest)
+        gpus = 1.0 if "gpu" in resources else 0.0
+        self.driver = Driver(self.sweep, self.ledger, tracking, view, DATA, 8, largest, gpus)
 
     def begin(self) -> dict[str, Any]:
         assignment = self.driver.next_assignment(f"t{len(self.ledger.entries())}")
@@ -54,9 +55,9 @@ class Session:
         (folder / "result.json").write_text(json.dumps({"seconds": 1.0, "history": [], **result}))
         self.driver.ended(trial_id or self.id, died=False)
 
-    def complete(self, assignment: dict[str, Any], joint: float, **result: Any) -> None:
+    def complete(self, assignment: dict[str, Any], joint: float, trial_id: str | None = None, **result: Any) -> None:
         metrics = {name: joint for name in ("joint", "original_topk", "streaming_topk", "base_topk")}
-        self.end(assignment, state="complete", metrics=metrics, base_key="k", base_reused=False, **result)
+        self.end(assignment, trial_id, state="complete", metrics=metrics, base_key="k", base_reused=False, **result)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,40 @@ def test_a_bug_is_not_tried_again(session: Callable[..., Session]) -> None:
     s.end(s.begin(), state="failed", error="error: ValueError: x")
     assert [entry.state for entry in s.ledger.entries()] == ["failed"]
     assert s.begin()["number"] == 1
+
+
+def test_shares_are_sized_by_what_was_measured(session: Callable[..., Session]) -> None:
+    s = session(search={"trials": 30}, resources={"cpu": 1, "gpu": "auto"})
+    small = s.begin()
+    assert small["resources"] == {"cpu": 1, "gpu": 1.0}, "nothing is known"
+    assert s.driver.next_assignment("t1") is None, "the GPU is taken"
+    s.complete(small, 0.5, "t0", gpu_memory={"bytes": 2**30, "fraction": 0.15})
+    large = s.driver.next_assignment("t1")
+    assert large is not None
+    assert (large["config"]["model"]["expansion"], large["config"]["model"]["reduction"]) == (4, 4), (
+        "all others have less"
+    )
+    assert large["resources"]["gpu"] == 1.0, "what is smaller says nothing of what is larger"
+    s.complete(large, 0.5, "t1", gpu_memory={"bytes": 2**31, "fraction": 0.3})
+
+    given: dict[str, dict[str, Any]] = {}
+    while (assignment := s.driver.next_assignment(f"x{len(given)}")) is not None:
+        given[f"x{len(given)}"] = assignment
+    for assignment in given.values():
+        model = assignment["config"]["model"]
+        measured = (model["expansion"], model["reduction"]) == (1, 16)
+        assert assignment["resources"]["gpu"] == (0.25 if measured else 0.5), "with some room, in halves of halves"
+    shares = {trial: assignment["resources"]["gpu"] for trial, assignment in given.items()}
+    assert len(shares) >= 2
+    assert sum(shares.values()) <= 1
+
+    cramped = given["x0"]
+    s.end(cramped, "x0", state="failed", error="out of memory: CUDA out of memory")
+    for trial in list(given)[1:]:
+        s.end(given[trial], trial, state="failed", error="error: x")
+    later = [s.driver.next_assignment(f"y{i}") for i in range(2)]
+    again = {a["number"]: a["resources"]["gpu"] for a in later if a is not None}
+    assert again[cramped["number"]] == 2 * shares["x0"]
 
 
 def test_out_of_memory_is_tried_once_more_with_twice_the_share(session: Callable[..., Session]) -> None:

@@ -42,6 +42,7 @@ RECIPE: dict[str, Any] = {
         ({"space": {"model.depth": {"choice": [1]}}}, "`space.model.depth`: no such path in the trial config; model has"),
         ({"space": {"nothing": {"choice": [1]}}}, "`space.nothing`: no such path in the trial config"),
         ({"search": {"seed": 10**14}}, "`search.seed`: should be less than 2147483648"),
+        ({"resources": {"gpu": "all"}}, "`resources.gpu`: "),
         ({"resources": {"cpu": 0.00001}}, "`resources.cpu`: should be greater than or equal to 0.01"),
         ({"space": {"base.learning_rate": {"log": [1, 10**400]}}}, "is too large"),
         ({"space": {"model": {"choice": [1]}}}, "`space.model`: is a group; search one of its keys"),

@@ -1,0 +1,180 @@
+"""A sweep whose home is a bucket: driver and trials have disks of their own, and what it comes to is the same."""
+
+import csv
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from senet.errors import InputError
+from sweeps.cli import main
+from sweeps.storage import check_bucket
+from tests.conftest import merged, refusal
+from tests.sweeps.commands import RECIPE, Home, kill_everything, wait_for
+from tests.sweeps.postgres import PASSWORD, Postgres
+
+S3 = {"AWS_ACCESS_KEY_ID": "ada", "AWS_SECRET_ACCESS_KEY": "not-real", "AWS_DEFAULT_REGION": "us-east-1"}
+# One at a time, so that the search decides alike in every run.
+SEARCH = {"trials": 5, "concurrency": 1, "streams_per_base": 2}
+
+
+class BucketHome(Home):
+    """Commands whose home is a bucket; the driver has one disk, its trials have another."""
+
+    def __init__(self, folder: Path, server: str) -> None:
+        super().__init__(folder)
+        self.server = server
+
+    def program(self, command: str) -> list[str]:
+        code = f"""
+import os, sys
+os.environ |= {S3 | {"AWS_ENDPOINT_URL": self.server, "PGPASSWORD": PASSWORD}}
+os.environ["SWEEPS_HOME"] = "s3://lab/home"
+os.environ["SWEEPS_CACHE"] = {str(self.folder / "driver")!r}
+os.environ["MLFLOW_TRACKING_URI"] = "sqlite:///{self.folder / "tracking.db"}"
+import sweeps.environment
+set_environment = sweeps.environment.set_ray_environment
+def with_a_disk_of_its_own(local):
+    set_environment(local)
+    import sweeps.run
+    sweeps.run._WORKER_ENVIRONMENT["SWEEPS_CACHE"] = {str(self.folder / "worker")!r}
+sweeps.environment.set_ray_environment = with_a_disk_of_its_own
+import sweeps.cli
+sys.exit(sweeps.cli.main())
+"""
+        return [sys.executable, "-c", code]
+
+    def lose_machines(self) -> None:
+        """Take both disks away."""
+        for disk in ("driver", "worker"):
+            shutil.rmtree(self.folder / disk, ignore_errors=True)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """A local S3 server with the bucket `lab`."""
+    from moto.server import ThreadedMotoServer
+
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def files(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What is on it."""
+    import s3fs
+
+    for name, value in S3.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    found = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+    found.mkdir("lab")
+    return found
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, server: str, files: Any) -> BucketHome:
+    """A home in a bucket, and the tiny data set in it."""
+    home = BucketHome(tmp_path / "machines", server)
+    files.put(str(home.folder / "datasets" / "tiny"), "lab/tiny", recursive=True)
+    return home
+
+
+def recipe(home: Home, name: str, **search: Any) -> str:
+    """The same sweep wherever it runs."""
+    return str(home.recipe(name, **merged(RECIPE, {"data": "s3://lab/tiny", "search": SEARCH | search})))
+
+
+def leaderboard(text: str) -> list[dict[str, str]]:
+    """Its rows without what depends on the clock."""
+    return [
+        {key: value for key, value in row.items() if "seconds" not in key} for row in csv.DictReader(text.splitlines())
+    ]
+
+
+def on_a_folder(folder: Path) -> list[dict[str, str]]:
+    """What the sweep comes to there."""
+    home = Home(folder)
+    home.call("sweeps", "run", recipe(home, "x"))
+    return leaderboard((folder / "sweeps" / "x" / "leaderboard.csv").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_in_a_bucket_is_that_on_a_folder(
+    tmp_path: Path, bucket: BucketHome, files: Any, postgres: Postgres
+) -> None:
+    out = bucket.call("sweeps", "run", recipe(bucket, "x", storage=postgres.create("bucket")))
+    assert "best: trial" in out
+    there = {key.removeprefix("lab/home/sweeps/x/") for key in files.find("lab/home/sweeps/x")}
+    assert {"sweep.json", "recipe.yaml", "leaderboard.csv", "report.md", "ending.json"} <= there
+    assert {f"trials/{number:04d}/result.json" for number in range(5)} <= there
+    assert not [key for key in there if key.endswith((".pt", ".db"))], "nothing is left of what is done, no sqlite"
+    bases = {Path(key).parent.name for key in files.find("lab/home/bases") if key.endswith("base.json")}
+    found = bucket.status("x")
+    assert bases == {trial["base_key"] for trial in found["trials"]}
+
+    assert leaderboard(files.cat("lab/home/sweeps/x/leaderboard.csv").decode()) == on_a_folder(tmp_path / "folder")
+
+    bucket.lose_machines()
+    assert bucket.status("x") == found
+    assert "nothing is run again" in bucket.call("sweeps", "resume", "x")
+    # Another sweep on another machine finds the bases.
+    bucket.call("sweeps", "run", recipe(bucket, "y", storage=postgres.url("bucket")))
+    assert bucket.status("y")["bases"] == found["bases"] | {
+        "trained": 0, "reused": 5, "seconds_saved": bucket.status("y")["bases"]["seconds_saved"]
+    }  # fmt: skip
+    assert "a sweep of this name exists" in bucket.call("sweeps", "run", recipe(bucket, "x"), "--name", "x", code=2)
+    bucket.call("sweeps", "delete", "x", "--yes")
+    assert not files.find("lab/home/sweeps/x")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_sweep_in_a_bucket_goes_on_where_its_machines_are_lost(
+    tmp_path: Path, bucket: BucketHome, files: Any, postgres: Postgres
+) -> None:
+    process = bucket.start("sweeps", "run", recipe(bucket, "x", storage=postgres.create("lost")))
+    wait_for(lambda: files.exists("lab/home/sweeps/x/trials/0001/result.json") or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+    kill_everything(process)
+    before = {
+        key: files.info(key)["ETag"] for key in files.find("lab/home/sweeps/x/trials") if key.endswith("result.json")
+    }
+    bucket.lose_machines()
+    assert bucket.status("x")["state"] == "interrupted"
+    bucket.call("sweeps", "resume", "x")
+    assert {key: files.info(key)["ETag"] for key in before} == before, "no finished trial ran again"
+    assert leaderboard(files.cat("lab/home/sweeps/x/leaderboard.csv").decode()) == on_a_folder(tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("storage", "data", "tracking", "message"),
+    [
+        (None, "s3://b/d", "http://t", "`search.storage`: SWEEPS_HOME is the bucket s3://b/h, where no ledger can lie"),
+        ("postgresql://h/d", "pets", "http://t", "`data`: .* must find the data set by a URL: s3://bucket/pets"),
+        ("postgresql://h/d", "breeds", None, "MLFLOW_TRACKING_URI: .* where no tracking database can lie"),
+    ],
+)
+def test_what_cannot_be_kept_in_a_bucket(storage: str | None, data: str, tracking: str | None, message: str) -> None:
+    check_bucket(None, storage, data, tracking)
+    check_bucket("s3://b/h", "postgresql://h/d", "breeds", "http://t")
+    with pytest.raises(InputError, match=message):
+        check_bucket("s3://b/h", storage, data, tracking)
+
+
+@pytest.mark.parametrize("place", ["s3://", "s3:///", "ftp://host/x", "s3://a::b", "http://host/x"])
+def test_a_home_that_cannot_be(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SWEEPS_HOME", place)
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path / "cache"))
+    said = refusal(main, capsys, "status", "x").err
+    assert "SWEEPS_HOME: must be a folder, s3://bucket/folder or gs://bucket/folder" in said
+    assert not (tmp_path / "cache").exists()
