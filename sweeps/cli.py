@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     _add_run(commands)
+    _add_doctor(commands)
 
     thesis = commands.add_parser(
         "thesis", help="run the thesis' own grid, and write its tables beside the published ones"
@@ -88,6 +89,15 @@ def _add_run(commands: _Commands) -> None:
     run.add_argument("--warm-start", metavar="SWEEP", help="take over the trials of another sweep that fit this one")
     run.add_argument("--address", help="join the Ray cluster there (auto: the one of this machine); else start Ray")
     run.add_argument("--dry-run", action="store_true", help="print what would run and what it costs; start nothing")
+
+
+def _add_doctor(commands: _Commands) -> None:
+    doctor = commands.add_parser("doctor", help="look for what would spoil a sweep, on every machine of a cluster")
+    doctor.add_argument("recipe", nargs="?", help="what shall be run: its resources and its networks are tried too")
+    doctor.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+                        help="override a key of the recipe; may be repeated")  # fmt: skip
+    doctor.add_argument("--address", help="join the Ray cluster there; else start Ray and look at this machine")
+    doctor.set_defaults(module="sweeps.doctor.command")
 
 
 def _add_control(commands: _Commands) -> None:
