@@ -24,6 +24,7 @@ class Machine:
     node_id: str
     name: str
     """host and address, for people"""
+    address: str
     resources: dict[str, float]
     """what Ray may give away there, by its name: CPU, GPU, …"""
 
@@ -44,7 +45,10 @@ def machines() -> list[Machine]:
     unique = [
         f"{name} {node['NodeID'][:6]}" if often[name] > 1 else name for name, node in zip(names, alive, strict=True)
     ]
-    return [Machine(node["NodeID"], name, node["Resources"]) for name, node in zip(unique, alive, strict=True)]
+    return [
+        Machine(node["NodeID"], name, node["NodeManagerAddress"], node["Resources"])
+        for name, node in zip(unique, alive, strict=True)
+    ]
 
 
 def ask(

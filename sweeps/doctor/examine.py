@@ -37,7 +37,7 @@ def examine(home: Path, recipe: Recipe | None, source: str) -> Iterator[Finding]
     yield from checks.devices(there, described, recipe)
     yield from _storage(home, answering, described)
     yield from checks.ledger(home, recipe)
-    yield from checks.tracking(home, tracking_uri(home), tracking_problem(home), len(there))
+    yield from checks.tracking(home, tracking_uri(home), tracking_problem(home), len({one.address for one in there}))
     yield from checks.clocks({one.name: clock_offset(one) for one in answering})
     yield from checks.doors(ask(answering, machine.open_doors))
     if recipe is not None:
