@@ -4,10 +4,12 @@ What is submitted runs on the head: `sweeps run` and `sweeps resume` join the cl
 has left. What a sweep needs of this machine goes with it: the package, the recipe, a network of the user's own.
 """
 
+import logging
 import os
 import shlex
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -104,6 +106,8 @@ def _connect(address: str) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    for module in ("modules.dashboard_sdk", "modules.job.sdk"):
+        logging.getLogger(f"ray.dashboard.{module}").setLevel(logging.ERROR)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError:
@@ -184,12 +188,13 @@ def _follow(client: "JobSubmissionClient", job: str, name: str | None, address: 
     try:
         while True:
             details = client.get_job_info(job)
-            text = _own_words(client.get_job_logs(job))
-            print(text[shown:], end="", flush=True)
-            shown = len(text)
+            lines = _own_words(client.get_job_logs(job)).splitlines()
+            for line in lines[shown:]:
+                print(line, file=sys.stderr if line.startswith("sweeps: ") else sys.stdout, flush=True)
+            shown = len(lines)
             if details.status.is_terminal():
                 break
-            if name is not None and any(line.startswith(f"sweep {name}: ") for line in text.splitlines()):
+            if name is not None and any(line.startswith(f"sweep {name}: ") for line in lines):
                 print(f"it goes on there; follow it: sweeps follow {name} --address {address}")
                 print(f"stop it: sweeps stop {name} --address {address}")
                 return 0
@@ -202,15 +207,16 @@ def _follow(client: "JobSubmissionClient", job: str, name: str | None, address: 
         raise InputError(f"--address {address}: the cluster no longer answers: {reason}") from None
     if details.status == "SUCCEEDED":
         return 0
-    if not text:
-        print(f"job {job}: {details.status}: {details.message}")
+    if not lines:
+        print(f"sweeps: job {job}: {details.status}: {details.message}", file=sys.stderr)
     return details.driver_exit_code or 1
 
 
 def _own_words(log: str) -> str:
-    """A job's log without the line that Ray begins it with."""
-    first, _, rest = log.partition("\n")
-    return rest if first.startswith("Running entrypoint for job") else log
+    """The whole lines of a job's log, without what Ray says before it begins."""
+    before, found, rest = log.rpartition("Running entrypoint for job")
+    said = rest.partition("\n")[2] if found else before
+    return said[: said.rfind("\n") + 1]
 
 
 def _without_address(argv: list[str]) -> list[str]:

@@ -51,7 +51,8 @@ def test_a_submitted_sweep_goes_on_alone_and_is_stopped_and_resumed(
     wait_for(lambda: list((home.folder / "sweeps" / "away").glob("trials/*/progress.json")))
     assert "away: running" in laptop.call("sweeps", "status", "away", *there)
     taken = laptop.call("sweeps", "submit", str(laptop.folder / "recipe.yaml"), "--name", "away", *there, code=2)
-    assert taken == ""
+    assert taken.startswith("sweeps: --name away: a sweep of this name exists")
+    assert taken.count("\n") == 1, taken
 
     assert "stopped sweep away; go on: sweeps resume away" in laptop.call("sweeps", "stop", "away", *there)
     assert home.status("away")["state"] == "interrupted"
@@ -98,8 +99,9 @@ def test_what_is_no_dashboard_is_refused(
     address: str, said: str, home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     server = HTTPServer(("127.0.0.1", 0), _Anything)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         address = address.format(closed=free_ports(1)[0], other=server.server_port)
         recipe = str(home.recipe("any"))
