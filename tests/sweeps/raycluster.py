@@ -13,8 +13,7 @@ from pathlib import Path
 
 from tests.sweeps.commands import kill_everything, wait_for
 
-# Seconds that a machine may take to come up where others compute.
-_PATIENCE = 240
+_ATTEMPTS = 3
 
 
 class RayCluster:
@@ -44,13 +43,11 @@ class RayCluster:
             f"--dashboard-agent-listen-port={self._ports[0]}", f"--ray-client-server-port={self._ports[1]}",
             f"--num-cpus={cpus}",
         )  # fmt: skip
-        wait_for(lambda: self._count() == 1 and _listens(self.dashboard_port) and _listens(self._ports[0]), _PATIENCE)
+        wait_for(lambda: _listens(self.dashboard_port) and _listens(self._ports[0]))
 
     def join(self, cpus: int, *options: str, before: list[str] | None = None, **environment: str) -> None:
         """Start a further machine; `before` is a command that starts the command it is given."""
-        known = self._count()
         self._start(f"--address={self.address}", f"--num-cpus={cpus}", *options, before=before, **environment)
-        wait_for(lambda: self._count() > known, _PATIENCE)
 
     def stop(self) -> None:
         """Kill all machines."""
@@ -60,20 +57,21 @@ class RayCluster:
     def _start(self, *options: str, before: list[str] | None = None, **environment: str) -> None:
         ray = str(Path(sys.executable).parent / "ray")
         command = [*(before or []), ray, "start", "--block", "--object-store-memory=80000000", *options]
-        # The head runs `python` and `sweeps` for a job: those of this environment.
+        # The head runs `python` for a job: that of this environment.
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         variables = os.environ | self.environment | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"} | environment
-        with (self._folder / f"machine-{len(self._machines)}.log").open("w") as log:
-            self._machines.append(
-                subprocess.Popen(command, stdout=log, stderr=log, text=True, env=variables, start_new_session=True)
-            )
-
-    def _count(self) -> int:
-        """How many machines have come up."""
-        logs = [(self._folder / f"machine-{number}.log").read_text() for number in range(len(self._machines))]
-        for machine, log in zip(self._machines, logs, strict=True):
-            assert machine.poll() is None, log
-        return sum("Ray runtime started." in log for log in logs)
+        file = self._folder / f"machine-{len(self._machines)}.log"
+        # Where others compute a machine may take longer to come up than Ray waits, which is half a minute.
+        for _ in range(_ATTEMPTS):
+            with file.open("w") as log:
+                machine = subprocess.Popen(
+                    command, stdout=log, stderr=log, text=True, env=variables, start_new_session=True
+                )
+            self._machines.append(machine)
+            wait_for(lambda: machine.poll() is not None or "Ray runtime started." in file.read_text())
+            if machine.poll() is None:
+                return
+        raise AssertionError(file.read_text())
 
 
 def free_ports(count: int) -> list[int]:

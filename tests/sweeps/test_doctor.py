@@ -206,6 +206,7 @@ def test_the_disk_must_hold_what_is_planned() -> None:
     assert checks.disk(described, int(2.5e9), int(3e9))[0].advice
 
 
+@pytest.mark.slow
 def test_the_corners_of_a_space(home: Home) -> None:
     space = {
         "model.width": {"choice": [8, 16, 12]},
@@ -219,7 +220,7 @@ def test_the_corners_of_a_space(home: Home) -> None:
     assert (smallest.model.width, largest.model.width) == (8, 16)
     assert (smallest.base.batch_size, largest.base.batch_size) == (20, 40), "streaming has 20 anyway"
     assert corners.disk_bytes(4) > corners.disk_bytes(2) > 0
-    bounded = validate_recipe(RECIPE | {"space": space, "enqueue": [], "constraints": {"parameters": [0, 3e5]}}, "test")
+    bounded = validate_recipe(RECIPE | {"space": space, "enqueue": [], "constraints": {"parameters": [0, 6e5]}}, "test")
     assert Corners(bounded, data).largest().model.width == 12
 
 
