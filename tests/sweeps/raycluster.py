@@ -68,10 +68,15 @@ class RayCluster:
                     command, stdout=log, stderr=log, text=True, env=variables, start_new_session=True
                 )
             self._machines.append(machine)
-            wait_for(lambda: machine.poll() is not None or "Ray runtime started." in file.read_text())
-            if machine.poll() is None:
+            if came_up(machine, file):
                 return
         raise AssertionError(file.read_text())
+
+
+def came_up(machine: subprocess.Popen[str], log: Path) -> bool:
+    """Wait for what `ray start --block` says, or for its end; returns whether it runs."""
+    wait_for(lambda: machine.poll() is not None or "Ray runtime started." in log.read_text())
+    return machine.poll() is None
 
 
 def free_ports(count: int) -> list[int]:
