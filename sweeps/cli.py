@@ -9,17 +9,26 @@ from senet.command import Parser, run_command
 
 _Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
+_DASHBOARD = "a cluster that is elsewhere: the address of its dashboard, such as http://127.0.0.1:8265"
+_JOIN = f"join the Ray cluster there, or {_DASHBOARD}; else start Ray"
+# What can also be done on a cluster that is elsewhere.
+_ELSEWHERE = ("doctor", "extend", "logs", "pause", "resume", "status", "stop")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`; returns the exit code."""
     arguments = _parser().parse_args(argv)
+    arguments.argv = sys.argv[1:] if argv is None else argv
     return run_command("sweeps", lambda: _dispatch(arguments))
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
     from importlib import import_module
 
-    action = getattr(import_module(arguments.module), arguments.command)
+    if arguments.command in _ELSEWHERE and (arguments.address or "").startswith(("http://", "https://")):
+        action = import_module("sweeps.submit").forward
+    else:
+        action = getattr(import_module(arguments.module), arguments.command)
     result: int = action(arguments)
     return result
 
@@ -36,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     _add_run(commands)
+    _add_submit(commands)
+    _add_doctor(commands)
 
     thesis = commands.add_parser(
         "thesis", help="run the thesis' own grid, and write its tables beside the published ones"
@@ -53,18 +64,19 @@ def _parser() -> argparse.ArgumentParser:
 
     resume = commands.add_parser("resume", help="go on with an interrupted sweep")
     resume.add_argument("name")
-    resume.add_argument("--address", help="join the Ray cluster there; else start Ray")
+    resume.add_argument("--address", help=_JOIN)
 
     extend = commands.add_parser("extend", help="go on with a finished sweep")
     extend.add_argument("name")
     extend.add_argument("--trials", type=int, required=True, help="further trials")
-    extend.add_argument("--address", help="join the Ray cluster there; else start Ray")
+    extend.add_argument("--address", help=_JOIN)
 
     _add_control(commands)
 
     status = commands.add_parser("status", help="what a sweep has come to, also while it runs")
     status.add_argument("name", nargs="?", help="the sweep; without it, all sweeps in a line each")
     status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.add_argument("--address", help=_DASHBOARD)
 
     _add_commands_of_the_winner(commands)
 
@@ -90,6 +102,30 @@ def _add_run(commands: _Commands) -> None:
     run.add_argument("--dry-run", action="store_true", help="print what would run and what it costs; start nothing")
 
 
+def _add_submit(commands: _Commands) -> None:
+    submit = commands.add_parser("submit", help="start a sweep on a cluster that is elsewhere; it runs on without us")
+    submit.add_argument("recipe", help="a bundled recipe's name, or a YAML file, which goes with it")
+    submit.add_argument("--address", required=True, help=_DASHBOARD)
+    submit.add_argument("--name", help="the sweep's name; else the recipe's")
+    submit.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+                        help="override a key of the recipe; may be repeated")  # fmt: skip
+    submit.add_argument("--follow", action="store_true", help="print what it says until it ends")
+    follow = commands.add_parser("follow", help="print what a submitted sweep says until it ends")
+    follow.add_argument("name")
+    follow.add_argument("--address", required=True, help=_DASHBOARD)
+    for command in (submit, follow):
+        command.set_defaults(module="sweeps.submit")
+
+
+def _add_doctor(commands: _Commands) -> None:
+    doctor = commands.add_parser("doctor", help="look for what would spoil a sweep, on every machine of a cluster")
+    doctor.add_argument("recipe", nargs="?", help="what shall be run: its resources and its networks are tried too")
+    doctor.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+                        help="override a key of the recipe; may be repeated")  # fmt: skip
+    doctor.add_argument("--address", help=_JOIN)
+    doctor.set_defaults(module="sweeps.doctor.command")
+
+
 def _add_control(commands: _Commands) -> None:
     for name, text in (
         ("pause", "begin no further trial; those that run are finished"),
@@ -97,10 +133,12 @@ def _add_control(commands: _Commands) -> None:
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("name")
+        command.add_argument("--address", help=_DASHBOARD)
         command.set_defaults(module="sweeps.control")
     logs = commands.add_parser("logs", help="what a trial has said: its epochs, and why it failed")
     logs.add_argument("name")
     logs.add_argument("trial", type=int)
+    logs.add_argument("--address", help=_DASHBOARD)
     logs.set_defaults(module="sweeps.control")
 
 

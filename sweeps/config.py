@@ -1,6 +1,7 @@
 """A recipe: everything that a sweep is, as validated YAML."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -84,6 +85,10 @@ class SearchConfig(Config):
     the sweep's folder, sqlite on a local disk, a journal file on a mounted share"""
 
 
+# Of a GPU, what `resources.gpu: auto` gives at least.
+SMALLEST_SHARE = 0.125
+
+
 class ResourcesConfig(Config):
     """What one trial needs."""
 
@@ -97,6 +102,13 @@ class ResourcesConfig(Config):
     def most(self) -> dict[str, float]:
         """Cores and GPUs that a trial gets at most, before it runs out of memory."""
         return {"cpu": self.cpu, "gpu": 1.0 if self.gpu == "auto" else self.gpu}
+
+    def room(self, machine: Mapping[str, float]) -> int:
+        """How many trials a machine with such Ray resources (`CPU`, `GPU`) holds at a time, if all are small."""
+        least = self.most() | ({"gpu": SMALLEST_SHARE} if self.gpu == "auto" else {})
+        # 0.1 goes ten times into 1.
+        rooms = [int(machine.get(name.upper(), 0) / share + 1e-6) for name, share in least.items() if share]
+        return min(rooms) if all(machine.get(k.upper(), 0) >= share for k, share in self.most().items()) else 0
 
 
 Range = Annotated[tuple[float, float], Field(strict=False)]

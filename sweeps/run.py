@@ -26,7 +26,6 @@ from sweeps.driver import Driver
 from sweeps.inventory import QUOTA
 from sweeps.ledger import Entry, Ledger, entries_of, is_finished, open_ledger
 from sweeps.progress import LiveView, PlainView, Tally, View
-from sweeps.shares import SHARES
 from sweeps.sweep import Sweep
 from sweeps.tracking import SweepTracking
 from sweeps.trial import run_trial
@@ -123,14 +122,7 @@ def possible_concurrency(recipe: Recipe, source: str, address: str | None) -> in
 
 def _room(recipe: Recipe) -> int:
     """How many trials the machines hold now; what is left over on one does not help another."""
-    least = recipe.resources.most() | ({"gpu": min(SHARES)} if recipe.resources.gpu == "auto" else {})
-    shares = {name.upper(): share for name, share in least.items() if share}
-    # 0.1 goes ten times into 1.
-    return sum(
-        min(int(node["Resources"].get(name, 0) / share + 1e-6) for name, share in shares.items())
-        for node in ray.nodes()
-        if node["Alive"]
-    )
+    return sum(recipe.resources.room(node["Resources"]) for node in ray.nodes() if node["Alive"])
 
 
 class _Adapter(Searcher):  # type: ignore[misc]

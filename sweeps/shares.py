@@ -7,11 +7,11 @@ more of either than one that was measured needs no more than that one needed.
 import math
 from collections.abc import Callable
 
-from sweeps.config import ResourcesConfig
+from sweeps.config import SMALLEST_SHARE, ResourcesConfig
 from sweeps.ledger import Entry
 from sweeps.space import Params
 
-SHARES = (0.125, 0.25, 0.5, 1.0)
+_SHARES = (SMALLEST_SHARE, 0.25, 0.5, 1.0)
 # What is not seen in the peak: fragments, and the other settings of a trial, such as a teacher for distillation.
 _MARGIN = 1.25
 
@@ -46,4 +46,4 @@ class Shares:
         parameters, activations = self._size_of(params)
         bounds = [peak for size, peak in self._peaks.items() if size[0] >= parameters and size[1] >= activations]
         needed = _MARGIN * min(bounds, default=math.inf)
-        return next((share for share in SHARES if share >= needed), 1.0)
+        return next((share for share in _SHARES if share >= needed), 1.0)

@@ -90,7 +90,7 @@ def parse_space(constants: dict[str, Any], entries: dict[str, Any], source: str)
     when = {path: _condition(path, value, distributions, source) for path, value in conditions.items()}
     space = Space(constants, distributions, when)
     for path, distribution in distributions.items():
-        for value in _extremes(distribution):
+        for value in extremes(distribution):
             space.config({path: value}, f"{source}: `space.{path}`")
     return space
 
@@ -212,7 +212,8 @@ def _check_path(path: str, where: str) -> None:
         raise InputError(f"{where}: is a group; search one of its keys: {', '.join(model.model_fields)}")
 
 
-def _extremes(distribution: BaseDistribution) -> list[Value]:
+def extremes(distribution: BaseDistribution) -> list[Value]:
+    """All choices, or both ends of a range."""
     if isinstance(distribution, CategoricalDistribution):
         return [value for value in distribution.choices if value is not None]
     assert isinstance(distribution, IntDistribution | FloatDistribution)

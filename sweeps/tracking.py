@@ -32,6 +32,8 @@ from sweeps.ledger import Entry
 T = TypeVar("T")
 
 EXPERIMENT = "senet-sweeps"
+# Lets the UI open the experiment on its view for training runs.
+_KIND = ("mlflow.experimentKind", "custom_model_development")
 # So long a tracking that failed is left alone.
 _PAUSE_SECONDS = 30
 _PAST_EPOCH = ("phase", "epoch", "epochs")
@@ -56,9 +58,18 @@ def connect(home: Path) -> tuple[MlflowClient, str]:
             client.restore_experiment(experiment.experiment_id)
         return client, str(experiment.experiment_id)
     artifacts = (home / "artifacts").as_uri() if uri.startswith("sqlite:") else None
-    # The tag lets the UI open on its view for training runs.
-    kind = {"mlflow.experimentKind": "custom_model_development"}
-    return client, str(client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=kind))
+    return client, str(client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=dict([_KIND])))
+
+
+def tracking_problem(home: Path) -> str | None:
+    """Why a sweep could not write its tracking now; None: it could. What is written anyway is written for it."""
+    try:
+        client, experiment = connect(home)
+        client.set_experiment_tag(experiment, *_KIND)
+    except (MlflowException, OSError, SQLAlchemyError) as error:
+        reason = str(error).partition("\n")[0]
+        return f"{tracking_uri(home)}: {reason}"
+    return None
 
 
 @contextmanager

@@ -115,11 +115,11 @@ def test_bundled_recipes_begin_with_the_thesis(name: str) -> None:
 
 
 def test_settings_override_any_key() -> None:
-    settings = ["data=mine", "search.trials=3", "config.base.epochs=2", "space.model.width={choice: [8, 24]}"]
+    settings = ["data=mine", "search.trials=3", "config.base.epochs=2", "space.model.width={choice: [8, 16]}"]
     recipe, _, source = load_recipe("quickstart", [*settings, "objective.original_weight=5e-1"])
     assert source.endswith("quickstart.yaml with --set")
     assert (recipe.data, recipe.search.trials, recipe.config["base"]["epochs"]) == ("mine", 3, 2)
-    assert recipe.space["model.width"] == {"choice": [8, 24]}
+    assert recipe.space["model.width"] == {"choice": [8, 16]}
     assert recipe.objective.original_weight == 0.5
     for wrong, message in (
         ("search.trials", "--set search.trials: must be key=value"),
