@@ -68,7 +68,7 @@ class SearchConfig(Config):
     numbers alone; `nsga2`: genetic algorithm; `qmc`: Sobol sequence; `random`: independent draws; `grid`: one after
     the other"""
     concurrency: PositiveInt | None = None
-    """trials at a time; not given: as many as the resources hold"""
+    """trials at a time; not given: as many as the machines hold. A cluster that adds machines on demand needs it"""
     streams_per_base: PositiveInt = 4
     """streaming settings that every base gets; then further ones and new bases follow expected gain a second"""
     repeats: Literal["answer", "seed"] = "answer"

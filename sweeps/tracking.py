@@ -89,6 +89,7 @@ class SweepTracking:
         self._home, self._name, self._sweep_id = home, name, sweep_id
         self._client: MlflowClient | None = None
         self._experiment = self._parent = ""
+        self._runs: dict[str, Run] = {}
         self._logged: dict[int, set[tuple[str, int]]] = {}
         self._params: dict[str, Any] = {}
         self._warned = False
@@ -134,7 +135,8 @@ class SweepTracking:
 
     def _begin(self, reopen: bool = True) -> None:
         client, self._experiment = connect(self._home)
-        found = self._find(client, "parent")
+        self._runs = self._stored(client)
+        found = self._runs.get("parent")
         if found is None:
             tags = self._tags("parent")
             run = client.create_run(self._experiment, run_name=self._name, tags=tags)
@@ -148,7 +150,7 @@ class SweepTracking:
 
     def _begin_trial(self, entry: Entry) -> str:
         client = self._connected()
-        found = self._find(client, str(entry.number))
+        found = self._runs.get(str(entry.number))
         if found is not None:
             client.update_run(found.info.run_id, status="RUNNING")
             return str(found.info.run_id)
@@ -156,6 +158,7 @@ class SweepTracking:
         tags = self._tags(str(entry.number)) | {"mlflow.parentRunId": self._parent}
         tags["enqueued"] = str(entry.enqueued is not None).lower()
         run = client.create_run(self._experiment, run_name=f"{self._name}-{entry.number:04d}", tags=tags)
+        self._runs[str(entry.number)] = run
         params = entry.params | ({} if entry.seed is None else {"seed": entry.seed})
         client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
         return str(run.info.run_id)
@@ -211,22 +214,29 @@ class SweepTracking:
             self._connected().log_artifact(self._parent, str(path))
 
     def _reconcile(self, entries: list[Entry]) -> None:
-        client = self._connected()
+        self._runs = self._stored(self._connected())
         for entry in entries:
-            if entry.state == "running":
-                continue
-            # Where the tracking was down when the trial began, it has no run yet.
-            run_id = entry.run_id or self._begin_trial(entry)
-            if client.get_run(run_id).info.status in ("RUNNING", "KILLED"):
-                self._end_trial(replace(entry, run_id=run_id))
+            run = self._runs.get(str(entry.number))
+            # A trial that began while the tracking was down has no run yet; one whose run is gone had it deleted.
+            missing = run is None and entry.run_id is None
+            still_open = run is not None and run.info.status in ("RUNNING", "KILLED")
+            if entry.state != "running" and (missing or still_open):
+                self._end_trial(replace(entry, run_id=self._begin_trial(entry)))
 
     def _tags(self, trial: str) -> dict[str, str]:
         return {"sweep": self._name, "sweep_id": self._sweep_id, "trial": trial, "mlflow.source.name": "sweeps"}
 
-    def _find(self, client: MlflowClient, trial: str) -> Run | None:
-        wanted = f"tags.sweep_id = '{self._sweep_id}' and tags.trial = '{trial}'"
-        runs = client.search_runs([self._experiment], wanted, max_results=1)
-        return runs[0] if runs else None
+    def _stored(self, client: MlflowClient) -> dict[str, Run]:
+        """The runs that there are of this sweep, by trial."""
+        found: dict[str, Run] = {}
+        token = None
+        while True:
+            wanted = f"tags.sweep_id = '{self._sweep_id}'"
+            page = client.search_runs([self._experiment], wanted, max_results=1000, page_token=token)
+            found |= {run.data.tags["trial"]: run for run in page}
+            token = page.token
+            if not token:
+                return found
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
@@ -242,6 +252,9 @@ class SweepTracking:
             return action()
         except (MlflowException, OSError, SQLAlchemyError) as error:
             self._not_before = time.monotonic() + _PAUSE_SECONDS
+            # What failed may have been done, and only its answer be lost: look again at what there is.
+            self._client = None
+            self._logged.clear()
             if not self._warned:
                 reason = str(error).partition("\n")[0]
                 print(f"tracking: {reason}; the sweep goes on, and what is missing is written later", file=sys.stderr)

@@ -173,14 +173,20 @@ class RayCluster:
             machine.kill()
 
     def _start(self, name: str, *options: str) -> None:
+        if not self._tried(name, *options):
+            # Ray gives a node half a minute to come up, which on a busy machine is too little.
+            self.machines[name].kill()
+            self.machines[name] = self._lan.machine(name)
+            assert self._tried(name, *options), (self.folder / f"{name}.log").read_text()
+
+    def _tried(self, name: str, *options: str) -> bool:
         machine, log = self.machines[name], self.folder / f"{name}.log"
         command = [str(BIN / "ray"), "start", *options, "--node-ip-address", machine.address, "--num-cpus", "1"]
         command += ["--object-store-memory", str(80 * 2**20), "--disable-usage-stats", "--block"]
         log.unlink(missing_ok=True)
-        process = machine.start(command, self.environment(name), log)
+        self._nodes[name] = process = machine.start(command, self.environment(name), log)
         wait_for(lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, _READY_SECONDS)
-        assert process.poll() is None, log.read_text()
-        self._nodes[name] = process
+        return process.poll() is None
 
 
 class ClusterHome(Home):

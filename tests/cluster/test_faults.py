@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(1500)]
 
 PATIENCE_SECONDS = 900
 # Long enough base phases that what breaks finds trials at work.
-SLOW = merged(RECIPE, {"config": {"base": {"epochs": 30}}, "search": {"trials": 8}})
+SLOW = merged(RECIPE, {"config": {"base": {"epochs": 12}}, "search": {"trials": 8}})
 
 
 def started(home: ClusterHome, name: str, results: int, **changes: Any) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from sweeps.ledger import Entry
@@ -125,6 +126,31 @@ def test_what_a_failing_server_missed_is_written_later(
     later.reconcile([complete(0, None)])
     _, (_, trial) = logged(tmp_path)
     assert (trial.info.status, trial.data.metrics["joint"]) == ("FINISHED", 0.7)
+
+
+@pytest.mark.slow
+def test_what_was_done_though_its_answer_was_lost_is_not_done_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = SweepTracking(tmp_path, "s", "id1")
+    tracking.begin({"data": "x"})
+    for name in ("create_run", "log_batch"):
+        done = getattr(MlflowClient, name)
+
+        def lost(*arguments: Any, done: Any = done, **options: Any) -> None:
+            done(*arguments, **options)
+            raise MlflowException("no answer")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, name, lost)
+            tracking.begin_trial(running(0))
+            _, (_, run) = logged(tmp_path)
+            tracking.log_epoch(running(0, run.info.run_id), HISTORY[0])
+        tracking.reconcile([])
+    tracking.reconcile([complete(0, None)])
+    client, (_, run) = logged(tmp_path)
+    assert (run.info.status, run.data.metrics["joint"]) == ("FINISHED", 0.7)
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "base/train_loss")] == [1, 2]
 
 
 @pytest.mark.slow
