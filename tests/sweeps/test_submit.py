@@ -117,3 +117,4 @@ def test_a_wrong_recipe_is_told_before_anything_is_sent(home: Home, capsys: pyte
     assert "`search.trials`" in refusal(main, capsys, "submit", wrong, "--address", "http://127.0.0.1:1").err
     assert "no such recipe" in refusal(main, capsys, "submit", "nothing", "--address", "http://127.0.0.1:1").err
     assert "--address" in refusal(main, capsys, "submit", "quickstart").err
+    assert "sweeps submit RECIPE" in refusal(main, capsys, "run", "quickstart", "--address", "http://127.0.0.1:1").err
