@@ -30,8 +30,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     if module != "sweeps.submit" and (getattr(arguments, "address", None) or "").startswith(("http://", "https://")):
         if arguments.command not in _ELSEWHERE:
             raise InputError(
-                f"--address {arguments.address}: sweeps {arguments.command} joins a cluster from within; to one that is "
-                f"elsewhere a sweep is sent: sweeps submit RECIPE --address {arguments.address}"
+                f"--address {arguments.address}: sweeps {arguments.command} joins a cluster from within; send one to a "
+                f"cluster elsewhere: sweeps submit RECIPE --address {arguments.address}"
             )
         module, action = "sweeps.submit", "forward"
     result: int = getattr(import_module(module), action)(arguments)

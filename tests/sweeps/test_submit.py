@@ -11,6 +11,7 @@ from sweeps.cli import main
 from tests.conftest import merged, refusal
 from tests.sweeps.commands import RECIPE, Home, wait_for
 from tests.sweeps.raycluster import RayCluster, free_ports, ray_cluster
+from tests.sweeps.test_networks import NETWORK
 
 SLOW = merged(RECIPE, {"config": {"base": {"epochs": 60}}, "search": {"trials": 3}})
 
@@ -60,6 +61,22 @@ def test_a_submitted_sweep_goes_on_alone_and_is_stopped_and_resumed(
     assert "best: trial" in laptop.call("sweeps", "follow", "away", *there)
     home.assert_consistent("away", 3)
     assert not (laptop.folder / "sweeps").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_network_of_the_users_own_goes_with_it(home: Home, laptop: Home, running: RayCluster) -> None:
+    (laptop.folder / "mine.py").write_text(NETWORK)
+    recipe = laptop.recipe(
+        "own",
+        config=RECIPE["config"] | {"model": {"name": "mine:build"}},
+        space={"streaming.l2_sp": {"log": [0.001, 0.1]}},
+        enqueue=[],
+        search={"trials": 2},
+    )
+    out = laptop.call("sweeps", "submit", str(recipe), "--follow", "--address", running.dashboard)
+    assert "best: trial" in out
+    assert [trial["state"] for trial in home.status("own")["trials"]] == ["complete"] * 2
 
 
 @pytest.mark.slow
