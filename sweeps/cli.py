@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from senet.command import Parser, run_command
+from senet.errors import InputError
 
 _Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -25,11 +26,15 @@ def main(argv: list[str] | None = None) -> int:
 def _dispatch(arguments: argparse.Namespace) -> int:
     from importlib import import_module
 
-    if arguments.command in _ELSEWHERE and (arguments.address or "").startswith(("http://", "https://")):
-        action = import_module("sweeps.submit").forward
-    else:
-        action = getattr(import_module(arguments.module), arguments.command)
-    result: int = action(arguments)
+    module, action = arguments.module, arguments.command
+    if module != "sweeps.submit" and (getattr(arguments, "address", None) or "").startswith(("http://", "https://")):
+        if arguments.command not in _ELSEWHERE:
+            raise InputError(
+                f"--address {arguments.address}: sweeps {arguments.command} joins a cluster from within; send one to a "
+                f"cluster elsewhere: sweeps submit RECIPE --address {arguments.address}"
+            )
+        module, action = "sweeps.submit", "forward"
+    result: int = getattr(import_module(module), action)(arguments)
     return result
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tests.sweeps.commands import kill_everything, wait_for
 
-_ATTEMPTS = 3
+# Where others compute, a machine may take longer to come up than Ray waits, which is half a minute.
+ATTEMPTS = 3
 
 
 class RayCluster:
@@ -61,8 +62,7 @@ class RayCluster:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         variables = os.environ | self.environment | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"} | environment
         file = self._folder / f"machine-{len(self._machines)}.log"
-        # Where others compute a machine may take longer to come up than Ray waits, which is half a minute.
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             with file.open("w") as log:
                 machine = subprocess.Popen(
                     command, stdout=log, stderr=log, text=True, env=variables, start_new_session=True

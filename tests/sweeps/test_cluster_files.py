@@ -16,7 +16,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.conftest import merged
 from tests.sweeps.commands import RECIPE, Home, kill_everything, wait_for
-from tests.sweeps.raycluster import came_up, free_ports
+from tests.sweeps.raycluster import ATTEMPTS, came_up, free_ports
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 WAYS = ("local", "machines", "aws", "gcp", "kubernetes", "slurm")
@@ -222,8 +222,11 @@ def test_head_and_worker_make_a_cluster(home: Home, tmp_path: Path, monkeypatch:
         for script, options in (("head.sh", ports), ("worker.sh", (f"127.0.0.1:{port}",))):
             log = tmp_path / script
             arguments = (*options, *small) if script == "worker.sh" else (*small, *options)
-            machines.append(start(f"machines/{script}", *arguments, log=log, **own))
-            assert came_up(machines[-1], log), log.read_text()
+            for _ in range(ATTEMPTS):
+                machines.append(start(f"machines/{script}", *arguments, log=log, **own))
+                if came_up(machines[-1], log):
+                    break
+            assert machines[-1].poll() is None, log.read_text()
         token = tmp_path / ".ray" / "auth_token"
         assert token.stat().st_mode & 0o077 == 0
         assert token.read_text() not in "".join(path.read_text() for path in tmp_path.glob("*.sh"))
@@ -263,10 +266,16 @@ def test_a_slurm_job_ends_in_time_and_the_next_goes_on(home: Home, tmp_path: Pat
         }  # fmt: skip
         return start("slurm/sweep.sbatch", recipe, "job", log=log, **own), log
 
+    def running() -> bool:
+        return bool(list((home.folder / "sweeps" / "job").glob("trials/*/progress.json")))
+
     number = os.getpid()
-    process, log = job(number)
+    for _ in range(ATTEMPTS):
+        process, log = job(number)
+        wait_for(lambda: running() or process.poll() is not None)  # noqa: B023
+        if process.poll() is None:
+            break
     try:
-        wait_for(lambda: list((home.folder / "sweeps" / "job").glob("trials/*/progress.json")) or process.poll())
         assert process.poll() is None, log.read_text()
         os.kill(process.pid, signal.SIGTERM)
         process.wait(timeout=120)

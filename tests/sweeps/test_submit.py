@@ -11,6 +11,7 @@ from sweeps.cli import main
 from tests.conftest import merged, refusal
 from tests.sweeps.commands import RECIPE, Home, wait_for
 from tests.sweeps.raycluster import RayCluster, free_ports, ray_cluster
+from tests.sweeps.test_networks import NETWORK
 
 SLOW = merged(RECIPE, {"config": {"base": {"epochs": 60}}, "search": {"trials": 3}})
 
@@ -60,6 +61,22 @@ def test_a_submitted_sweep_goes_on_alone_and_is_stopped_and_resumed(
     assert "best: trial" in laptop.call("sweeps", "follow", "away", *there)
     home.assert_consistent("away", 3)
     assert not (laptop.folder / "sweeps").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_network_of_the_users_own_goes_with_it(home: Home, laptop: Home, running: RayCluster) -> None:
+    (laptop.folder / "mine.py").write_text(NETWORK)
+    recipe = laptop.recipe(
+        "own",
+        config=RECIPE["config"] | {"model": {"name": "mine:build"}},
+        space={"streaming.l2_sp": {"log": [0.001, 0.1]}},
+        enqueue=[],
+        search={"trials": 2},
+    )
+    out = laptop.call("sweeps", "submit", str(recipe), "--follow", "--address", running.dashboard)
+    assert "best: trial" in out
+    assert [trial["state"] for trial in home.status("own")["trials"]] == ["complete"] * 2
 
 
 @pytest.mark.slow
@@ -117,3 +134,4 @@ def test_a_wrong_recipe_is_told_before_anything_is_sent(home: Home, capsys: pyte
     assert "`search.trials`" in refusal(main, capsys, "submit", wrong, "--address", "http://127.0.0.1:1").err
     assert "no such recipe" in refusal(main, capsys, "submit", "nothing", "--address", "http://127.0.0.1:1").err
     assert "--address" in refusal(main, capsys, "submit", "quickstart").err
+    assert "sweeps submit RECIPE" in refusal(main, capsys, "run", "quickstart", "--address", "http://127.0.0.1:1").err
