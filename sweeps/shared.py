@@ -29,10 +29,11 @@ class Shared:
         """Get a file from the bucket, whole; returns whether it is there now."""
         if self._files is None:
             return path.exists()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+        # Nothing is left where there is nothing, no folder either.
+        temporary = self._home / f".fetched-{uuid.uuid4().hex}"
         try:
             self._files.get_file(self._key(path), str(temporary))
+            path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary, path)
             return True
         except FileNotFoundError:

@@ -14,8 +14,9 @@ from senet.data.store import Dataset, open_dataset
 from senet.device import Runtime
 from senet.errors import InputError, NonFiniteError
 from senet.final import train_final
-from senet.loop import Report, Trained
-from senet.parallel import check_workers
+from senet.loop import Report, Trained, batchnorms
+from senet.models import build_model
+from senet.parallel import check_workers, synchronised
 from senet.phases import stream, train_base
 from tests.conftest import TINY_TRIAL, merged
 from tests.senet.together import together
@@ -190,6 +191,17 @@ def test_what_is_not_finite_stops_all_of_them(two: list[dict[str, Any]]) -> None
     assert (message, rates) == other
     assert message.startswith("not finite in the base phase, epoch 1, step ")
     assert rates[-1][0] >= 1, "it went back"
+
+
+def test_batch_norm_on_gpus_is_over_all_images() -> None:
+    network = build_model(ModelConfig(width=8), 6)
+    names, layers = list(network.state_dict()), len(batchnorms(network))
+    assert synchronised(network, ALONE) is network
+    converted = synchronised(network, Runtime(torch.device("cuda"), False, 0, 2))
+    found = batchnorms(converted)
+    assert len(found) == layers > 10, "the loop knows them still"
+    assert {type(layer) for layer in found} == {nn.SyncBatchNorm}
+    assert list(converted.state_dict()) == names
 
 
 def test_a_batch_too_small_for_all_is_refused(trial_config: Callable[..., TrialConfig]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Session:
         tracking = SweepTracking(home, self.sweep.name, self.sweep.about()["id"])
         tracking.begin({})
         largest = {"cpu": 2.0, "gpu": 1.0}
-        gpus = 1.0 if "gpu" in resources else 0.0
+        gpus = 1.0 if resources.get("gpu") == "auto" else math.inf
         self.driver = Driver(self.sweep, self.ledger, tracking, view, DATA, 8, largest, gpus)
 
     def begin(self) -> dict[str, Any]:
