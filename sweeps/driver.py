@@ -33,7 +33,7 @@ class Driver:
     Args:
         concurrency: trials at a time.
         largest: cores and GPUs of the largest machine: what one trial can have at most.
-        gpus: of all machines; trials whose shares are more than that are not begun together.
+        gpus: of all machines; where shares differ, trials whose shares are more than that are not begun together.
     """
 
     def __init__(
@@ -91,7 +91,8 @@ class Driver:
             return None
         resources = self._larger.get(entry.number) or self._shares.of(entry.params)
         given = sum(self._given[live.number]["gpu"] for live in self._live.values())
-        # The first one always begins: a cluster may have no machine yet, and add one for it.
+        # Where all shares are alike the number of trials at a time says it all. The first one always begins: a cluster
+        # may have no machine yet, and add one for it.
         if self._recipe.resources.gpu == "auto" and self._live and given + resources["gpu"] > self.gpus:
             self._suggester.given_back(entry)
             return None

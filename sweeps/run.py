@@ -1,7 +1,6 @@
 """Drives a sweep: Ray Tune executes, the suggester decides, the ledger and the tracking are told."""
 
 import logging
-import math
 import os
 import shutil
 import signal
@@ -211,8 +210,7 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
         try:
             _reconcile(sweep, ledger, tracking)
             data = describe_dataset(sweep.home, recipe.data)
-            # Where all shares are alike the number of trials at a time says it all.
-            gpus = ray.cluster_resources().get("GPU", 0.0) if recipe.resources.gpu == "auto" else math.inf
+            gpus = ray.cluster_resources().get("GPU", 0.0)
             driver = Driver(sweep, ledger, tracking, view, data, concurrency, _largest_machine(), gpus)
             try:
                 if not asked.is_set():
