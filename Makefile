@@ -43,7 +43,7 @@ test: setup
 
 # Chaos, fuzzing, whole sweeps, long goldens: under 70 minutes.
 soak: setup
-	pytest -x -m soak tests/sweeps tests/soak --ignore tests/soak/test_compile.py
+	pytest -x -m soak tests/sweeps tests/cluster tests/soak --ignore tests/soak/test_compile.py
 	$(SIDE_BY_SIDE) -x -m soak tests/senet tests/soak/test_compile.py
 
 # A new lock file: names, versions and platform markers, no addresses.

@@ -20,6 +20,8 @@ from tests.sweeps.postgres import PASSWORD, cluster, installed
 PAGE = Path(__file__).parents[2] / "cluster" / "mlflow"
 BIN = Path(sys.executable).parent
 _READY_SECONDS = 240
+# A password in the shell that starts Ray, where none should be.
+LEFT_BEHIND = "left-in-a-shell"
 # What MLflow holds of a sweep, asked where the driver runs.
 _RUNS = """
 import json, sys
@@ -147,6 +149,7 @@ class RayCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
             "SWEEPS_HOME": str(self.folder / "shared"),
+            "MLFLOW_TRACKING_PASSWORD": LEFT_BEHIND,
         }
 
     @property
