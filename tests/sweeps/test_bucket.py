@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from ray import tune
@@ -72,6 +73,8 @@ def server() -> Iterator[str]:
     running.start()
     host, port = running.get_host_and_port()
     yield f"http://{host}:{port}"
+    # What it holds is the process's, not the server's.
+    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
     running.stop()
 
 
