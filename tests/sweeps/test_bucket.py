@@ -6,14 +6,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
+from ray import tune
 
 from senet.errors import InputError
+from senet.home import copy_of
 from sweeps.cli import main
+from sweeps.config import validate_recipe
 from sweeps.storage import check_bucket
+from sweeps.sweep import create_sweep
+from sweeps.trial import run_trial
 from tests.conftest import refusal
-from tests.sweeps.commands import Home, kill_everything, wait_for
+from tests.sweeps.commands import RECIPE, Home, kill_everything, wait_for
 from tests.sweeps.postgres import PASSWORD, Postgres
 
 S3 = {"AWS_ACCESS_KEY_ID": "ada", "AWS_SECRET_ACCESS_KEY": "not-real", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -67,6 +73,8 @@ def server() -> Iterator[str]:
     running.start()
     host, port = running.get_host_and_port()
     yield f"http://{host}:{port}"
+    # What it holds is the process's, not the server's.
+    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
     running.stop()
 
 
@@ -108,6 +116,89 @@ def on_a_folder(folder: Path) -> list[dict[str, str]]:
     home = Home(folder)
     home.call("sweeps", "run", recipe(home, "x"))
     return leaderboard((folder / "sweeps" / "x" / "leaderboard.csv").read_text())
+
+
+class Machines:
+    """Trials without Ray, each on a machine with a disk of its own; the driver has another."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
+        self._folder, self._monkeypatch, self._url = folder, monkeypatch, url
+        self.at("driver")
+        driver = folder / "home" if url is None else copy_of(url)
+        recipe = validate_recipe(RECIPE | GRID, "r")
+        self.sweep = create_sweep(driver, None, "x", recipe, "data")
+        self._config = recipe.parsed_space("r").config({"streaming.learning_rate": 0.01})
+
+    def at(self, machine: str) -> None:
+        """Be at one of the machines."""
+        self._monkeypatch.setenv("SWEEPS_CACHE", str(self._folder / machine))
+
+    def run(self, machine: str, number: int, stop_after: tuple[str, int] | None = None) -> list[tuple[str, int]]:
+        """Run a trial on a machine, or until it is cut off after an epoch; returns its reports of epochs."""
+        heard: list[tuple[str, int]] = []
+
+        def report(said: dict[str, Any]) -> None:
+            if said["phase"] in ("base", "streaming"):
+                heard.append((said["phase"], said["epoch"]))
+                if heard[-1] == stop_after:
+                    raise SystemExit
+
+        self.at(machine)
+        self._monkeypatch.setattr(tune, "report", report)
+        assignment = {
+            "config": self._config.model_dump(mode="json"),
+            "home": str(self.sweep.home),
+            "bucket": self._url,
+            "folder": str(self.sweep.trial_folder(number)),
+            "resources": {"cpu": 1, "gpu": 0},
+            "trainer": f"x/{number}",
+            "rungs": [],
+            "probe": {},
+        }
+        try:
+            run_trial(assignment)
+        except SystemExit:
+            assert stop_after is not None
+        self.at("driver")
+        return heard
+
+
+@pytest.mark.slow
+def test_trials_go_on_and_bases_serve_on_other_machines(
+    tmp_path: Path, files: Any, bucket: BucketHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Machines(tmp_path / "plain", monkeypatch, None)
+    whole = plain.run("driver", 0)
+    assert whole == [("base", 1), ("base", 2), ("base", 3), ("streaming", 1), ("streaming", 2)]
+    wanted = plain.sweep.result(0)
+    assert wanted is not None
+    assert wanted["error"] is None
+
+    machines = Machines(tmp_path / "machines", monkeypatch, "s3://lab/home")
+    # Each machine is lost; the next one hears of the epochs so far, and does the others.
+    assert machines.run("first", 0, ("base", 2)) == whole[:2]
+    assert machines.sweep.result(0) is None
+    progress = machines.sweep.progress(0)
+    assert progress is not None
+    assert (progress["phase"], progress["epoch"]) == ("base", 2)
+    (key,) = {Path(name).parent.name for name in files.find("lab/home/bases")}
+    assert [Path(name).name for name in files.find(f"lab/home/bases/{key}")] == ["progress.pt"]
+    assert machines.run("second", 0, ("streaming", 1)) == whole[:4]
+    assert machines.run("third", 0) == whole[3:]
+    found = machines.sweep.result(0)
+    assert found is not None
+    assert (found["metrics"], found["base_key"]) == (wanted["metrics"], key), "to the bit"
+    # It was trained where this trial was before.
+    assert found["base_reused"] is False
+    there = {Path(name).name for name in files.find(f"lab/home/bases/{key}")}
+    assert {name.partition("-")[0] for name in there} == {"base.json", "weights"}
+    assert machines.run("fourth", 0) == [], "what has a result is not run again"
+
+    assert machines.run("fifth", 1) == whole[3:]
+    reused = machines.sweep.result(1)
+    assert reused is not None
+    assert (reused["base_reused"], reused["metrics"]) == (True, wanted["metrics"])
+    assert not [name for name in files.find("lab/home/sweeps/x/trials") if name.endswith(".pt")]
 
 
 @pytest.mark.slow
