@@ -342,7 +342,8 @@ def main() -> None:
     arguments = parser.parse_args()
     found: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
-        "versions": {name: version(name) for name in ("optuna", "ray", "torch")} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("optuna", "ray", "torch")}
+        | {"python": platform.python_version()},
         "slots": arguments.slots,
         "cap_trials": CAP_TRIALS,
         "unit": "whole trials: compute of one base and one streaming phase",

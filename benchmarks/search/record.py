@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from senet.config import StreamingConfig, TrialConfig
+from senet.config import TrialConfig
 from senet.data.breeds import BreedsSpec, prepare_breeds
 from senet.data.store import Dataset, open_dataset
 from senet.device import Runtime, make_runtime
@@ -37,7 +37,7 @@ DATA = BreedsSpec(
     validation_per_mix=30,
     test_per_mix=1,
     size=24,
-    difficulty=0.8,
+    difficulty=1.0,
 )
 
 
@@ -72,9 +72,7 @@ def bases(space: Space) -> list[Params]:
     return list({str(base): base for base in found}.values())
 
 
-def record(
-    space: Space, base: Params, seed: int, dataset: Dataset, runtime: Runtime, progress: Path
-) -> dict[str, Any]:
+def record(space: Space, base: Params, seed: int, dataset: Dataset, runtime: Runtime, progress: Path) -> dict[str, Any]:
     """Train a base, probe it on the way, and stream on it with every setting."""
     config = space.config(base, seed=seed)
     probed = config.model_copy(update={"streaming": config.streaming.model_copy(update={"epochs": 1})})
@@ -100,7 +98,6 @@ def record(
 
 def streamed(config: TrialConfig, base: Trained, dataset: Dataset, runtime: Runtime) -> dict[str, float]:
     """Accuracies after the streaming phase, and the seconds that it took."""
-    assert isinstance(config.streaming, StreamingConfig)
     start = time.process_time()
     last = stream(config, base, dataset, runtime, lambda report: None).history[-1]
     return {name: round(last[name], 5) for name in ACCURACIES} | {"seconds": time.process_time() - start}
