@@ -51,7 +51,7 @@ class Driver:
         self._constraints = Constraints(self._recipe, self._space, data)
         self._suggester = Suggester(self._recipe, self._space, ledger, self._constraints.fits)
         pruning = self._recipe.search.pruning
-        self._pruner = None if pruning is None else Pruner(pruning, ledger.entries())
+        self._pruner = None if pruning is None else Pruner(pruning, ledger.entries(), self._recipe.objective.metrics)
         # All bases are probed alike, whatever their trials' own streaming settings are.
         self._probe = self._space.config({}).streaming.model_dump(mode="json")
         self._probe |= {} if pruning is None else {"epochs": pruning.probe_epochs, "stages": 1}

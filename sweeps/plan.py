@@ -10,9 +10,9 @@ from senet.cost import Cost, measure_cost
 from senet.data.catalogue import describe_dataset
 from senet.device import make_runtime
 from sweeps.config import Recipe
+from sweeps.memory import base_of
 from sweeps.progress import clock
 from sweeps.report import describe_params
-from sweeps.search import base_of
 from sweeps.space import Space, describe
 
 

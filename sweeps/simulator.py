@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial
 
 from sweeps.config import Recipe
 from sweeps.ledger import Entry, Result, answered
+from sweeps.memory import base_of
 from sweeps.pruning import Pruner, rungs_of
-from sweeps.search import Suggester, base_of
+from sweeps.search import Suggester
 from sweeps.space import Params, Space
 
 
@@ -116,7 +117,7 @@ class _Run:
         more = {} if fits is None else {"fits": fits}
         self._suggester = Suggester(recipe, self._space, self._ledger, **more)
         pruning = recipe.search.pruning
-        self._pruner = None if pruning is None else Pruner(pruning, [])
+        self._pruner = None if pruning is None else Pruner(pruning, [], recipe.objective.metrics)
         self._events: list[tuple[float, int, int, int]] = []
         self._order = count()
         self._standing: set[str] = set()

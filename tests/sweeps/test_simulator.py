@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sweeps.config import Recipe, validate_recipe
-from sweeps.search import base_of
+from sweeps.memory import base_of
 from sweeps.simulator import Simulation, simulate
 from sweeps.space import Params
 from tests.conftest import merged
