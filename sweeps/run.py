@@ -19,7 +19,7 @@ from rich.console import Console
 
 from senet.data.catalogue import describe_dataset
 from senet.errors import InputError
-from sweeps.analysis import configurations
+from sweeps.analysis import configurations, knee
 from sweeps.config import Recipe
 from sweeps.driver import Driver
 from sweeps.ledger import Entry, Ledger, entries_of, is_finished, open_ledger
@@ -200,8 +200,10 @@ def conclude(recipe: Recipe, entries: list[Entry], tracking: SweepTracking, endi
     finished = is_finished(recipe, entries, ending)
     trials = [asdict(e) | {"enqueued": e.enqueued is not None, "metrics": e.result.get("metrics", {})} for e in entries]
     ranking = configurations(trials)
-    best = {name: ranking[0].mean(name) for name in ranking[0].metrics} if ranking else {}
-    tracking.end("FINISHED" if finished else "KILLED", {f"best_{k}": v for k, v in best.items()})
+    # Of several optima the one that `--pick` takes by default.
+    chosen = (knee(ranking) if recipe.objective.mode == "pareto" else ranking[0]) if ranking else None
+    best = {} if chosen is None else {f"best_{name}": chosen.mean(name) for name in chosen.metrics}
+    tracking.end("FINISHED" if finished else "KILLED", best)
     return finished
 
 
