@@ -103,7 +103,7 @@ def test_every_sampler_that_can_searches_the_front(sampler: str, trials: int) ->
     assert [entry.state for entry in run.entries] == ["complete"] * trials
     space = recipe().parsed_space("r")
     bases = {base_of(space, entry.params) for entry in run.entries}
-    assert trials / (1.5 * 3) <= len(bases) <= -(-trials // 3), "bases are shared as with one objective"
+    assert trials // 5 <= len(bases) <= -(-trials // 3), "bases are shared as with one objective"
     # The best that there is: width 64 at all rates, 0.66 of the area.
     assert hypervolume(points(run.entries)) > 0.4
 
