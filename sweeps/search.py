@@ -71,6 +71,8 @@ class Suggester:
         first = enumerate(recipe.first_configurations(space, "recipe"))
         self._waiting = {(i, seed): params for seed, (i, params) in product(recipe.seeds(space), list(first))}
         self._memory = Memory(space, self._metrics)
+        # Once a base has been begun it need not be looked at again.
+        self._elsewhere = self._random_bases()
         self._training: dict[str, int] = {}
         self._unfinished: list[Entry] = []
         # Nothing can be started until a base stands or a trial ends: no use in drawing again and again.
@@ -175,15 +177,19 @@ class Suggester:
             draw = self._sampler.draw(fixed, attempt)
             if not self._memory.knows(draw.params):
                 return self._open(draw.params, notes=draw.notes)
-            repeated = self._repeated(draw)
-            if repeated is not None:
-                return repeated
-        unseen = self._unseen(fixed) if self._space.is_finite() else None
+            replicate = self._replicate(draw)
+            if replicate is not None:
+                return replicate
+        if not self._space.is_finite():
+            return self._answer(draw)
+        unseen = self._unseen(fixed)
         return None if unseen is None else self._open(unseen)
 
     def _new_base(self) -> Entry | None:
-        """A suggestion on a base that nobody has begun; where none turns up, a setting for one that was."""
+        """A suggestion on a base that nobody has begun, at random where the sampler suggests none; where none turns up,
+        a setting for one that was."""
         fallback: Draw | None = None
+        repeat: Draw | None = None
         failed: Draw | None = None
         draw: Draw | None = None
         for draw in self._fitting():
@@ -193,20 +199,29 @@ class Suggester:
             if not self._base_is_free(base):
                 continue
             if self._memory.knows(draw.params):
-                repeated = self._repeated(draw)
-                if repeated is not None:
-                    return repeated
+                replicate = self._replicate(draw)
+                if replicate is not None:
+                    return replicate
+                repeat = draw
             elif self._memory.failures[base] < _FAILURES:
                 fallback = fallback or draw
             else:
                 failed = failed or draw
         if draw is None:
             raise InputError("recipe: `constraints`: no configuration of `space` fits")
+        for base_params in self._elsewhere:
+            if base_of(self._space, base_params) not in self._memory.bases:
+                elsewhere = self._sampler.draw(base_params)
+                return self._open(elsewhere.params, notes=elsewhere.notes)
         if fallback is None and self._space.is_finite():
             return self._next_cell()
         if fallback is None and not self._memory.running:
             # No trial is under way that could bring another base: one that has failed is tried again.
             fallback = failed
+        if fallback is None and repeat is not None:
+            answer = self._answer(repeat)
+            if answer is not None:
+                return answer
         if fallback is None:
             self._idle = True
             return None
@@ -227,14 +242,17 @@ class Suggester:
         self._closed = not left and not self._unfinished
         return None
 
-    def _repeated(self, draw: Draw) -> Entry | None:
-        """What becomes of a suggestion that repeats a finished configuration: as the recipe says."""
+    def _replicate(self, draw: Draw) -> Entry | None:
+        """Another seed of a finished configuration that is suggested again, where the recipe wants that."""
+        if self._recipe.search.repeats != "seed" or self._memory.key(draw.params) not in self._memory.finished:
+            return None
+        return self._open(draw.params, seed=self._memory.next_seed(draw.params), notes=draw.notes)
+
+    def _answer(self, draw: Draw) -> Entry | None:
+        """A suggestion that repeats a finished configuration, where no other turned up: it has that one's result."""
         earlier = self._memory.finished.get(self._memory.key(draw.params))
         if earlier is None or self._answers == _DRAWS:
             return None
-        if self._recipe.search.repeats == "seed":
-            seed = self._memory.next_seed(draw.params)
-            return self._open(draw.params, seed=seed, notes=draw.notes)
         self._answers += 1
         return self._open(draw.params, notes=draw.notes, answers=earlier.number)
 
@@ -246,11 +264,14 @@ class Suggester:
     def _fitting(self) -> Iterator[Draw]:
         """At most `_DRAWS` suggestions that fit: the sampler's, and random bases where it has too few."""
         drawn = (self._sampler.draw({}, attempt) for attempt in range(TRIES))
-        random = filter(self._fits, random_draws(self._space, self._recipe.search.seed, TRIES))
-        paths = self._space.base_paths()
-        bases = ({path: params[path] for path in paths if path in params} for params in random)
-        completed = (self._sampler.draw(base, attempt) for attempt, base in enumerate(bases))
+        completed = (self._sampler.draw(base, attempt) for attempt, base in enumerate(self._random_bases()))
         return islice(chain((draw for draw in drawn if self._fits(draw.params)), completed), _DRAWS)
+
+    def _random_bases(self) -> Iterator[Params]:
+        """The bases' parameters of random draws that fit: always the same ones."""
+        paths = self._space.base_paths()
+        for params in filter(self._fits, random_draws(self._space, self._recipe.search.seed, TRIES)):
+            yield {path: params[path] for path in paths if path in params}
 
     def _open(
         self,
