@@ -12,7 +12,7 @@ from sweeps.space import Params, Space
 
 # However large the gain of a further setting seems: few bases say little of how bases differ, so there are never more
 # settings than so many times `streams_per_base` for each base on average.
-_MOST_STREAMS = 1.5
+MOST_STREAMS = 1.5
 
 
 def base_of(space: Space, params: Params, seed: int | None = None) -> str:
@@ -105,7 +105,7 @@ class Memory:
         for base in open_bases:
             if self._streams[base] < least:
                 return base
-        if sum(self._streams[base] for base in self.bases) >= _MOST_STREAMS * least * len(self.bases):
+        if sum(self._streams[base] for base in self.bases) >= MOST_STREAMS * least * len(self.bases):
             return None
         gained = {base: [sum(map(mul, weights, values)) for values in self._found[base]] for base in self.bases}
         gained = {base: found for base, found in gained.items() if found}
