@@ -1,6 +1,8 @@
 """Sweeps killed at random moments, then resumed: every trial once, nothing lost."""
 
 import random
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import merged
+from tests.soak.checker import problems
 from tests.sweeps.commands import RECIPE, Home, kill_everything
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
@@ -47,3 +50,57 @@ def test_a_sweep_killed_at_any_moment_is_whole_after_a_resume(tmp_path: Path, se
 def written(home: Path) -> dict[str, bytes]:
     """Result files with what is in them: seconds too, so that a second run of a trial shows."""
     return {str(path): path.read_bytes() for path in home.glob("sweeps/chaos/trials/*/result.json")}
+
+
+def test_the_checker_sees_what_is_wrong(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.call("sweeps", "run", str(home.recipe("whole", **merged(RECIPE, {"search": {"trials": 4}}))))
+    assert problems(tmp_path, "whole", 4) == []
+    for damage, said in DAMAGES:
+        copy = tmp_path / "copy"
+        shutil.copytree(tmp_path / "sweeps", copy / "sweeps")
+        shutil.copy(tmp_path / "mlflow.db", copy / "mlflow.db")
+        damage(copy)
+        assert any(said in line for line in problems(copy, "whole", 4)), said
+        shutil.rmtree(copy)
+
+
+def _sql(database: Path, statement: str) -> None:
+    with sqlite3.connect(database) as connection:
+        assert connection.execute(statement).rowcount > 0
+
+
+def _without_result(copy: Path) -> None:
+    (copy / "sweeps" / "whole" / "trials" / "0002" / "result.json").unlink()
+
+
+def _run_left_open(copy: Path) -> None:
+    runs = "SELECT run_uuid FROM tags WHERE key = 'trial' AND value = '1'"
+    _sql(copy / "mlflow.db", f"UPDATE runs SET status = 'RUNNING' WHERE run_uuid IN ({runs})")
+
+
+def _run_doubled(copy: Path) -> None:
+    _sql(copy / "mlflow.db", "UPDATE tags SET value = '1' WHERE key = 'trial' AND value = '2'")
+
+
+def _trial_left_running(copy: Path) -> None:
+    _sql(copy / "sweeps" / "whole" / "ledger.db", "UPDATE trials SET state = 'RUNNING' WHERE number = 3")
+
+
+def _other_value(copy: Path) -> None:
+    _sql(copy / "sweeps" / "whole" / "ledger.db", "UPDATE trial_values SET value = value + 0.1 WHERE trial_id = 1")
+
+
+def _two_sessions_ended_it(copy: Path) -> None:
+    ray = copy / "sweeps" / "whole" / "ray"
+    shutil.copytree(ray / "session-1", ray / "session-2")
+
+
+DAMAGES = [
+    (_without_result, "the result files: trials"),
+    (_run_left_open, "trial 1: state in the study and of the run"),
+    (_run_doubled, "MLflow: trials"),
+    (_trial_left_running, "trial 3: state in the study and in the result file"),
+    (_other_value, "trial 0: objective in the study and in the result file"),
+    (_two_sessions_ended_it, "Ray: trial 0 ended 2 times"),
+]
