@@ -119,6 +119,8 @@ class Driver:
             self._suggester.base_stands(entry)
         elif report["phase"] == "held":
             self._held[entry.number] = time.monotonic() + _HELD_SECONDS
+        elif report["phase"] == "blocked":
+            self.close(f"paused: trial {entry.number} cannot write: {report['reason']}; mend that")
         elif report["phase"] != "end":
             self._reports[trial_id].append(_plain(report))
             self._tracking.log_epoch(entry, self._reports[trial_id][-1])

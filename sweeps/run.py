@@ -178,6 +178,9 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
             left = any(entry.state == "running" for entry in ledger.entries())
             cut = asked.is_set() or left or driver is None or not driver.done()
             ending = "interrupted" if driver is None or cut else driver.ending or "ended"
+            if driver is not None and driver.ending and driver.ending.startswith("paused") and not asked.is_set():
+                # Trials that cannot write are left undone as well.
+                ending = driver.ending
             sweep.set_ending(ending)
             finished = conclude(recipe, ledger.entries(), tracking, ending)
     return None if finished else ending

@@ -64,13 +64,13 @@ class Table:
         }
         self.seeds = sorted({line["seed"] for line in lines})
         epochs, settings, probes = defaultdict(list), defaultdict(list), defaultdict(list)
-        for line in lines:
+        for line in (line for line in lines if line["seed"] == self.seeds[0]):
             network = self._network(line["base"])
             epochs[network] += [epoch["seconds"] for epoch in line["epochs"]]
             settings[network] += [setting["seconds"] for setting in line["settings"]]
             probes[network] += [epoch["probe"]["seconds"] for epoch in line["epochs"] if "probe" in epoch]
         count = len(lines[0]["epochs"])
-        # The median over all trainings of a network: what disturbed one of them is no cost of its own.
+        # The median over the trainings of a network, first seed: what disturbed one of them is no cost of its own.
         self._epoch, self._setting, self._probe = (_medians(found) for found in (epochs, settings, probes))
         self.base_seconds = count * statistics.mean(self._epoch.values())
         self.recorded_ratio = self.base_seconds / statistics.mean(self._setting.values())
