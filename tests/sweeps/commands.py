@@ -40,6 +40,8 @@ class Home:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.environment: dict[str, str] = {}
+        """of the commands, besides this process's"""
         prepare_breeds(folder / "datasets" / "tiny", TINY)
 
     def recipe(self, name: str, **changes: Any) -> Path:
@@ -52,6 +54,7 @@ class Home:
         """Start a command of this project."""
         environment = os.environ | {"SWEEPS_HOME": str(self.folder), "COLUMNS": "160"}
         environment.pop("MLFLOW_TRACKING_URI", None)
+        environment |= self.environment
         return subprocess.Popen(
             [*self.program(command), *arguments],
             stdout=subprocess.PIPE,
