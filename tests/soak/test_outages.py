@@ -43,7 +43,7 @@ def test_a_disk_that_is_full_pauses_the_sweep(tmp_path: Path, mounted: list[Path
     home = Home(tmp_path)
     (tmp_path / "bases").mkdir()
     # Room for the first base and its checkpoint, and for no other.
-    mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path / "bases"))
+    mount("-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path / "bases"))
     mounted.append(tmp_path / "bases")
     process = home.start("sweeps", "run", str(home.recipe("full")))
     out, error = process.communicate(timeout=400)
@@ -124,7 +124,7 @@ def test_a_tracking_server_that_is_gone_for_a_minute_is_caught_up_with(tmp_path:
         wait_for(lambda: len(results(home, "away")) >= 2)
     time.sleep(60)
     during = len(results(home, "away"))
-    assert 2 < during, "the sweep went on without"
+    assert during > 2, "the sweep went on without"
     with tracking_server(home, port):
         out, error = process.communicate(timeout=400)
         assert process.returncode == 0, out + error
