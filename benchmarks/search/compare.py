@@ -9,7 +9,8 @@ seed i and the table's seed i modulo 3. A run that has spent as much as 200 whol
 
 ours: the suggester, the pruner and the gain rule of `sweeps`, with `search` as space.yaml has it.
 ray: what Ray's documentation shows, made to run on two phases: OptunaSearch (its default sampler, TPE, define-by-run),
-    ASHAScheduler on the base's accuracy; both are Ray's own objects. Every trial trains its own base.
+    ASHAScheduler on the base's accuracy; both are Ray's own objects. Every trial trains its own base. Once with a grace
+    period of 1 epoch and a third that goes on, once milder, with 2 epochs and a half.
 optuna: Optuna alone, TPE by default; with its default pruner on the base's accuracy, and without.
 random: independent draws.
 """
@@ -192,6 +193,8 @@ class _TwoPhases(OptunaSearch):  # type: ignore[misc]
 class RayByTheBook:
     """OptunaSearch suggests, ASHAScheduler stops bases by their accuracy."""
 
+    grace_period, reduction_factor = 1, 3
+
     def __init__(self, space: Space, seed: int, epochs: int) -> None:
         self._search = _TwoPhases(lambda trial: suggested(trial, space), metric="joint", mode="max", seed=seed)
         self._scheduler = ASHAScheduler(
@@ -200,8 +203,8 @@ class RayByTheBook:
             mode="max",
             # At max_t itself a survivor would still be stopped.
             max_t=epochs - 1,
-            grace_period=1,
-            reduction_factor=3,
+            grace_period=self.grace_period,
+            reduction_factor=self.reduction_factor,
             stop_last_trials=False,
         )
 
@@ -220,8 +223,15 @@ class RayByTheBook:
         self._search.on_trial_complete(str(number), {} if joint is None else {"joint": joint})
 
 
+class RayMilder(RayByTheBook):
+    """The same, stopping later and less."""
+
+    grace_period, reduction_factor = 2, 2
+
+
 METHODS: dict[str, Callable[[Space, int, int], Method]] = {
     "ray": RayByTheBook,
+    "ray, milder": RayMilder,
     "optuna": OptunaAlone,
     "optuna, its pruner": OptunaPruned,
     "random": Random,
