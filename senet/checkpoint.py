@@ -28,13 +28,23 @@ def restored(config: ModelConfig, state: State, classes: int) -> nn.Module:
 
 
 def save_progress(path: Path, state: dict[str, Any]) -> None:
-    """Save tensors and plain values. The file is either the old or the new one, never half of it."""
+    """Save tensors and plain values. The file is either the old or the new one, never half of it.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # On a shared disk another machine may have a process of the same number.
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        torch.save(state, temporary)
+        with temporary.open("wb") as file:
+            torch.save(state, file)
         os.replace(temporary, path)
+    except RuntimeError as error:
+        # PyTorch hides what the disk said behind a message of its own.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

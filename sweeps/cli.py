@@ -182,8 +182,9 @@ def _add_commands_of_the_winner(commands: _Commands) -> None:
 
     export = commands.add_parser("export", help="write the winner as a complete trial config")
     export.add_argument("name")
-    export.add_argument("--pick", default="best", help="best (the default); knee, between original and streaming; "
-                        "'original_topk>=0.85', the best streaming under a condition; or trial:N")  # fmt: skip
+    export.add_argument("--pick", help="best (the default); knee, between original and streaming (the default where "
+                        "`objective.mode` is pareto); 'original_topk>=0.85', the best streaming under a condition; or "
+                        "trial:N")  # fmt: skip
     export.add_argument("-o", "--output", type=Path, help="the file to write; else standard output")
 
     train = commands.add_parser("train", help="train an exported config in full and register the model")

@@ -145,6 +145,8 @@ def _print_all(as_json: bool, console: Console) -> int:
 def _in_a_line(found: dict[str, Any]) -> str:
     done = sum(trial["state"] != "running" for trial in found["trials"])
     best = f", best joint {100 * found['best']['joint_mean']:.1f}" if found["best"] else ""
+    if found["front"] and found["objective"]["mode"] == "pareto":
+        best = f", {len(found['front'])} on the front{best}"
     note = f" ({found['objective']['split']})" if found["objective"]["split"] else ""
     return f"{found['name']}: {found['state']}, {done}/{found['planned_trials']} trials{best}{note}"
 
@@ -227,7 +229,8 @@ def export(arguments: Namespace) -> int:
     from sweeps.status import sweep_status
 
     sweep = find_sweep(home(), arguments.name)
-    text = export_pick(sweep, sweep_status(sweep), arguments.pick)
+    default = "knee" if sweep.recipe().objective.mode == "pareto" else "best"
+    text = export_pick(sweep, sweep_status(sweep), arguments.pick or default)
     if arguments.output is None:
         print(text, end="")
         return 0

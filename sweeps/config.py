@@ -111,6 +111,23 @@ class ResourcesConfig(Config):
         return min(rooms) if all(machine.get(k.upper(), 0) >= share for k, share in self.most().items()) else 0
 
 
+class SweepObjective(ObjectiveConfig):
+    """What a sweep looks for."""
+
+    mode: Literal["joint", "pareto"] = "joint"
+    """`joint`: the configuration with the largest joint; `pareto`: all configurations that no other beats both on
+    original and on streaming accuracy, joint then being for information"""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is maximised."""
+        return ("joint",) if self.mode == "joint" else ("original_topk", "streaming_topk")
+
+    def of_trials(self) -> dict[str, Any]:
+        """What of it a trial config has."""
+        return self.model_dump(exclude={"mode"})
+
+
 Range = Annotated[tuple[float, float], Field(strict=False)]
 
 
@@ -148,7 +165,7 @@ class Recipe(Config):
     """name of the prepared data set"""
     config: Annotated[dict[str, Any], Field(default_factory=dict)]
     """what is the same in all trials: a partial trial config"""
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: SweepObjective = SweepObjective()
     """what is wanted"""
     search: SearchConfig = SearchConfig()
     """how configurations are chosen"""
@@ -167,7 +184,7 @@ class Recipe(Config):
         for key in ("data", "objective"):
             if key in self.config:
                 raise InputError(f"{source}: `config.{key}`: belongs to the top level of the recipe, as `{key}`")
-        constants = self.config | {"data": self.data, "objective": self.objective.model_dump()}
+        constants = self.config | {"data": self.data, "objective": self.objective.of_trials()}
         if not self.space:
             raise InputError(f"{source}: `space`: is empty, there is nothing to search; name a path and its values")
         Space(constants, {}).config({}, f"{source}: `config`")
@@ -223,7 +240,7 @@ def validate_recipe(values: dict[str, Any], source: str) -> Recipe:
     space = recipe.parsed_space(source)
     recipe.first_configurations(space, source)
     _check_replicates(recipe, space, source)
-    check_sampler(recipe.search.sampler, space, source)
+    check_sampler(recipe.search.sampler, space, source, len(recipe.objective.metrics))
     check_data(recipe.data, f"{source}: `data`:")
     return recipe
 

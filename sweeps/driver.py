@@ -54,7 +54,7 @@ class Driver:
         self._constraints = Constraints(self._recipe, self._space, data)
         self._suggester = Suggester(self._recipe, self._space, ledger, self._constraints.fits)
         pruning = self._recipe.search.pruning
-        self._pruner = None if pruning is None else Pruner(pruning, ledger.entries())
+        self._pruner = None if pruning is None else Pruner(pruning, ledger.entries(), self._recipe.objective.metrics)
         # All bases are probed alike, whatever their trials' own streaming settings are.
         self._probe = self._space.config({}).streaming.model_dump(mode="json")
         self._probe |= {} if pruning is None else {"epochs": pruning.probe_epochs, "stages": 1}
@@ -136,6 +136,8 @@ class Driver:
             self._suggester.base_stands(entry)
         elif report["phase"] == "held":
             self._held[entry.number] = time.monotonic() + _HELD_SECONDS
+        elif report["phase"] == "blocked":
+            self.close(f"paused: trial {entry.number} cannot write: {report['reason']}; mend that")
         elif report["phase"] != "end":
             self._reports[trial_id].append(_plain(report))
             self._tracking.log_epoch(entry, self._reports[trial_id][-1])

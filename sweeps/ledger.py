@@ -6,7 +6,7 @@ with a reason. Where it lies is the business of `sweeps.storage`.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -72,6 +72,10 @@ class Entry:
             else -math.inf
         )
 
+    def values(self, metrics: Sequence[str]) -> list[float]:
+        """Some of a finished trial's metrics."""
+        return [float(self.result["metrics"][name]) for name in metrics]
+
 
 class NoLedgerError(InputError):
     """The sweep has no ledger."""
@@ -89,19 +93,28 @@ class Ledger:
         create: the driver opens it: the ledger is made where there is none, and trials that were told what they left
             but not closed are closed.
         url: of the database (`search.storage`); not given: a file in the folder.
+        objectives: the metrics that are maximised.
 
     Raises:
         InputError: there is no such ledger, or it cannot be read or, here as in every method, be written.
     """
 
-    def __init__(self, folder: Path, name: str, create: bool = False, url: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        create: bool = False,
+        url: str | None = None,
+        objectives: Sequence[str] = ("joint",),
+    ) -> None:
+        self._objectives = objectives
         path = None if url else storage_file(folder)
         self._where = str(path or f"`search.storage`: {url}")
         if path and not create and not path.exists():
             raise NoLedgerError(f"{folder}: the sweep has no ledger; delete it and run it again")
         try:
             self._storage = open_file(path) if path else open_database(str(url))
-            self._study = _study(self._storage, name, create, self._where)
+            self._study = _study(self._storage, name, create, self._where, len(objectives))
             # None after a write that failed: it may have come through nevertheless.
             self._trials: list[FrozenTrial] | None = self._storage.get_all_trials(self._study, deepcopy=False)
         except (SQLAlchemyError, StorageInternalError, ValueError, LookupError, TypeError, AssertionError) as error:
@@ -175,8 +188,10 @@ class Ledger:
         """End a trial as the result says that it has."""
         result = trial.user_attrs["result"]
         state = _ENDS[result["state"]]
-        values = [result["metrics"]["joint"]] if state == TrialState.COMPLETE else None
-        probe = result.get("probe")
+        complete = state == TrialState.COMPLETE
+        values = [result["metrics"][name] for name in self._objectives] if complete else None
+        # Of several objectives Optuna knows no values of pruned trials.
+        probe = result.get("probe") if len(self._objectives) == 1 else None
         with self._clearly():
             if probe is not None:
                 # Optuna's samplers rank pruned trials behind complete ones, by step and value.
@@ -213,7 +228,7 @@ def open_ledger(sweep: Sweep, create: bool = False) -> Ledger:
     url = sweep.recipe().search.storage
     # A database holds the sweeps of many homes, which may be alike in name.
     name = f"{sweep.name}-{sweep.about()['id']}" if url else sweep.name
-    return Ledger(sweep.folder, name, create, url)
+    return Ledger(sweep.folder, name, create, url, sweep.recipe().objective.metrics)
 
 
 def entries_of(sweep: Sweep) -> list[Entry]:
@@ -257,14 +272,17 @@ def running_trial(
     )
 
 
-def _study(storage: BaseStorage, name: str, create: bool, where: str) -> int:
+def _study(storage: BaseStorage, name: str, create: bool, where: str, objectives: int) -> int:
     """The id of a study. Raises NoLedgerError where there is none and none shall be made."""
     try:
-        return storage.get_study_id_from_name(name)
+        study = storage.get_study_id_from_name(name)
     except KeyError:
         if not create:
             raise NoLedgerError(f"{where}: holds no sweep `{name}`; delete the sweep and run it again") from None
-        return storage.create_new_study([StudyDirection.MAXIMIZE], name)
+        return storage.create_new_study([StudyDirection.MAXIMIZE] * objectives, name)
+    if len(storage.get_study_directions(study)) != objectives:
+        raise InputError(f"{where}: was begun with another `objective.mode` than the recipe's; put that back")
+    return study
 
 
 def _entry(trial: FrozenTrial) -> Entry:

@@ -1,5 +1,6 @@
 """What a sweep would run and cost, without starting anything."""
 
+import math
 import os
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from senet.cost import Cost, measure_cost
 from senet.data.catalogue import describe_dataset
 from senet.device import make_runtime
 from sweeps.config import Recipe
+from sweeps.memory import MOST_STREAMS, base_of
 from sweeps.progress import clock
 from sweeps.report import describe_params
-from sweeps.search import base_of
 from sweeps.space import Space, describe
 
 
@@ -29,8 +30,9 @@ def plan(recipe: Recipe, home: Path, name: str) -> str:
     streaming = _seconds(config, cost, data.counts, "streaming")
     device = runtime.identity()["device"]
     slots = recipe.search.concurrency or max(1, int((os.cpu_count() or 1) / recipe.resources.cpu))
-    bases, trials = expected_bases(recipe, space), recipe.search.trials
-    shared = clock((bases * base + trials * streaming) / slots)
+    most, trials = expected_bases(recipe, space), recipe.search.trials
+    fewest = fewest_bases(recipe, space)
+    shared = to(*(clock((bases * base + trials * streaming) / slots) for bases in (fewest, most)))
     alone = clock(trials * (base + streaming) / slots)
     counts = "; ".join(
         f"{which} {part['train']} training, {part['validation']} validation" for which, part in data.counts.items()
@@ -45,14 +47,34 @@ def plan(recipe: Recipe, home: Path, name: str) -> str:
         f"network at its defaults: {network.parameters:,} parameters, {network.flops / 1e6:.1f} MFLOPs and"
         f" {network.activations:,} activations an image forward",
         f"a base takes about {base:.0f} s, a streaming phase {streaming:.0f} s (measured just now on {device})",
-        f"about {bases} bases for {trials} trials: {shared} of training, against {alone} if no base were shared",
+        f"about {to(str(fewest), str(most))} bases for {trials} trials, as gains turn out: {shared} of training, "
+        f"against {alone} if no base were shared",
         "nothing was started",
     ]
     return "\n".join(lines)
 
 
+def to(low: str, high: str) -> str:
+    """A range in words."""
+    return low if low == high else f"{low} to {high}"
+
+
+def fewest_bases(recipe: Recipe, space: Space) -> int:
+    """How many bases the search will train if further settings always promise more gain a second than new bases."""
+    search, most = recipe.search, expected_bases(recipe, space)
+    if search.sampler == "grid":
+        return most
+    # The given configurations have the bases that they have.
+    given = {base_of(space, params) for params in recipe.first_configurations(space, "recipe")}
+    least = search.replicates * len(given)
+    own = search.trials - (search.replicates - 1) * len(recipe.enqueue)
+    others = math.ceil(own / (MOST_STREAMS * search.streams_per_base)) + (search.replicates - 1) * len(given)
+    return min(most, max(least, others))
+
+
 def expected_bases(recipe: Recipe, space: Space) -> int:
-    """How many bases the search will train if no suggestion repeats one and none is in the store."""
+    """How many bases the search will train, at most: if every base gets its `streams_per_base` and no more, no
+    suggestion repeats one and none is in the store."""
     search = recipe.search
     streams: dict[str, int] = {}
     first = recipe.first_configurations(space, "recipe")

@@ -1,6 +1,7 @@
 """When the training of a base is given up: where it fails to learn, or where its probe is not among the best.
 
-A probe is a short streaming phase from a base in the making. Base accuracy itself ranks nothing: in the thesis' table 4
+A probe is a short streaming phase from a base in the making; probes of the same rung are ranked by joint or, where two
+objectives are wanted, by non-dominated rank. Base accuracy itself ranks nothing: in the thesis' table 4
 the winner is fifth of ten on it.
 """
 
@@ -11,6 +12,7 @@ from typing import Any
 
 from sweeps.config import PruningConfig
 from sweeps.ledger import Entry
+from sweeps.pareto import ranks
 
 # A median of fewer other bases says little.
 _LEAST_OTHERS = 4
@@ -34,10 +36,10 @@ class Verdict:
 class Pruner:
     """Judges every report of a base phase against those of other bases at the same epoch or rung."""
 
-    def __init__(self, config: PruningConfig, earlier: list[Entry]) -> None:
-        self._config = config
+    def __init__(self, config: PruningConfig, earlier: list[Entry], metrics: tuple[str, ...] = ("joint",)) -> None:
+        self._config, self._metrics = config, metrics
         self._topk: dict[int, dict[int, float]] = defaultdict(dict)
-        self._probes: dict[int, dict[int, float]] = defaultdict(dict)
+        self._probes: dict[int, dict[int, tuple[float, ...]]] = defaultdict(dict)
         for entry in earlier:
             if entry.answers is None and entry.result.get("base_reused") is not True:
                 for report in entry.result.get("history", []):
@@ -57,7 +59,7 @@ class Pruner:
             return
         self._topk[report["epoch"]][number] = report["base_topk"]
         if "rung" in report:
-            self._probes[report["rung"]][number] = report["probe_joint"]
+            self._probes[report["rung"]][number] = self._values(report)
 
     def _fails_to_learn(self, number: int, report: dict[str, Any]) -> Verdict | None:
         others = [value for other, value in self._topk[report["epoch"]].items() if other != number]
@@ -73,15 +75,30 @@ class Pruner:
         """Asynchronous successive halving (Li et al. 2020) on the probes of one rung."""
         if "rung" not in report:
             return None
-        values = self._probes[report["rung"]].values()
-        places = len(values) // self._config.reduction_factor
-        own = report["probe_joint"]
-        better = sum(value > own for value in values)
+        others = list(self._probes[report["rung"]].values())
+        places = len(others) // self._config.reduction_factor
+        own = self._values(report)
+        better = _better(own, others)
         if not places or better < places:
             return None
-        reason = f"probe after base epoch {report['epoch']}: joint {100 * own:.1f}, place {better + 1} of {len(values)}"
+        shown = ", ".join(
+            f"{name.removesuffix('_topk')} {100 * value:.1f}" for name, value in zip(self._metrics, own, strict=True)
+        )
+        reason = f"probe after base epoch {report['epoch']}: {shown}, place {better + 1} of {len(others)}"
         probe = {name: report[f"probe_{name}"] for name in ("joint", "original_topk", "streaming_topk")}
         return Verdict(report["epoch"], reason, probe)
+
+    def _values(self, report: dict[str, Any]) -> tuple[float, ...]:
+        return tuple(report[f"probe_{name}"] for name in self._metrics)
+
+
+def _better(own: tuple[float, ...], all_of_them: list[tuple[float, ...]]) -> int:
+    """How many stand before `own`, itself one of them: by value, or by non-dominated rank."""
+    if len(own) == 1:
+        return sum(other > own for other in all_of_them)
+    found = ranks([(first, second) for first, second in all_of_them])
+    place = found[all_of_them.index(own)]
+    return sum(rank < place for rank in found)
 
 
 def rungs_of(config: PruningConfig, epochs: int, relative_cost: float) -> dict[int, int]:

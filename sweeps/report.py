@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from senet.files import write_atomically
-from sweeps.analysis import Configuration, Spread, configurations, weights_of_first_place
+from sweeps.analysis import Configuration, Spread, configurations, front, weights_of_first_place
 from sweeps.progress import percent
 from sweeps.status import Status
 from sweeps.sweep import Sweep
@@ -35,22 +35,22 @@ def write_report(sweep: Sweep, status: Status) -> list[Path]:
 
 
 def print_leaderboard(console: Console, status: Status) -> None:
-    """The best configurations against the baseline."""
-    k = status["objective"]["top_k"]
-    table = Table(
-        title=f"{status['name']}: best configurations (percent, top {k}; means over n seeds)", title_justify="left"
-    )
+    """The best configurations, or where there are two objectives the front, against the baseline."""
+    k, pareto = status["objective"]["top_k"], status["objective"]["mode"] == "pareto"
+    what = "front of original against streaming" if pareto else "best configurations"
+    table = Table(title=f"{status['name']}: {what} (percent, top {k}; means over n seeds)", title_justify="left")
     for heading in ("", "trial", "n", "joint", "original", "streaming", "base", "retention"):
         table.add_column(heading, justify="right")
     table.add_column("parameters", overflow="fold")
     ranking = configurations(status["trials"])
     baseline = next((one for one in ranking if one.enqueued), None)
-    shown = ranking[:_SHOWN]
+    shown = [*reversed(front(ranking))] if pareto else ranking[:_SHOWN]
     if baseline is not None and baseline not in shown:
         shown.append(baseline)
     for one in shown:
-        mark = "best" if one is ranking[0] else "baseline" if one is baseline else ""
-        table.add_row(mark, str(one.first["number"]), *_cells(one), describe_params(one.first["params"]))
+        marks = ["best joint" if pareto else "best"] * (one is ranking[0]) + ["baseline"] * (one is baseline)
+        marks += ["knee"] * (pareto and one.first["number"] == status["knee"])
+        table.add_row(", ".join(marks), str(one.first["number"]), *_cells(one), describe_params(one.first["params"]))
     console.print(table)
     console.print(summary(status), soft_wrap=True, markup=False, highlight=False)
 
@@ -76,6 +76,11 @@ def summary(status: Status) -> str:
             for one in (best, baseline)
         )
         lines.append(f"best: {best_joint}; baseline: {baseline_joint}; {gain:+.1f} points on validation")
+    if objective["mode"] == "pareto" and status["front"]:
+        lines.append(
+            f"front, from the best original accuracy to the best streaming accuracy: trial "
+            f"{', '.join(map(str, status['front']))}; knee: trial {status['knee']}"
+        )
     lines += _weights(status)
     lines.append(
         f"bases: {bases['trained']} trained, {bases['reused']} trials on reused ones, "
@@ -186,6 +191,9 @@ def _draw(path: Path, status: Status, ranking: list[Configuration]) -> None:
     points = [tuple(100 * one.mean(name) for name in ("streaming_topk", "original_topk")) for one in ranking]
     colours = [bases[one.first["base_key"]] for one in ranking]
     axes.scatter([x for x, _ in points], [y for _, y in points], c=colours, cmap="tab20", s=36)
+    if status["objective"]["mode"] == "pareto":
+        edge = [tuple(100 * one.mean(name) for name in ("streaming_topk", "original_topk")) for one in front(ranking)]
+        axes.plot([x for x, _ in edge], [y for _, y in edge], color="tab:red", linewidth=0.8, label="front")
     weight = status["objective"]["original_weight"]
     baseline = next((i for i, one in enumerate(ranking) if one.enqueued), None)
     for label, i, colour, marker in (("baseline", baseline, "tab:gray", "s"), ("best", 0, "tab:red", "*")):

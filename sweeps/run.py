@@ -20,7 +20,7 @@ from rich.console import Console
 
 from senet.data.catalogue import describe_dataset
 from senet.errors import InputError
-from sweeps.analysis import configurations
+from sweeps.analysis import configurations, knee
 from sweeps.config import Recipe
 from sweeps.driver import Driver
 from sweeps.inventory import QUOTA
@@ -225,6 +225,9 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
             left = any(entry.state == "running" for entry in ledger.entries())
             cut = asked.is_set() or left or driver is None or not driver.done()
             ending = "interrupted" if driver is None or cut else driver.ending or "ended"
+            if driver is not None and driver.ending and driver.ending.startswith("paused") and not asked.is_set():
+                # Trials that cannot write are left undone as well.
+                ending = driver.ending
             sweep.set_ending(ending)
             finished = conclude(recipe, ledger.entries(), tracking, ending)
     return None if finished else ending
@@ -247,8 +250,10 @@ def conclude(recipe: Recipe, entries: list[Entry], tracking: SweepTracking, endi
     finished = is_finished(recipe, entries, ending)
     trials = [asdict(e) | {"enqueued": e.enqueued is not None, "metrics": e.result.get("metrics", {})} for e in entries]
     ranking = configurations(trials)
-    best = {name: ranking[0].mean(name) for name in ranking[0].metrics} if ranking else {}
-    tracking.end("FINISHED" if finished else "KILLED", {f"best_{k}": v for k, v in best.items()})
+    # Of several optima the one that `--pick` takes by default.
+    chosen = (knee(ranking) if recipe.objective.mode == "pareto" else ranking[0]) if ranking else None
+    best = {} if chosen is None else {f"best_{name}": chosen.mean(name) for name in chosen.metrics}
+    tracking.end("FINISHED" if finished else "KILLED", best)
     return finished
 
 

@@ -26,12 +26,15 @@ from sweeps.space import Params, Space, Value
 _GIVEN = "fixed_params"
 
 
-def make_sampler(name: str, seed: int, conditional: bool) -> BaseSampler:
+def make_sampler(name: str, seed: int, conditional: bool, objectives: int = 1) -> BaseSampler:
     """A sampler by its name in a recipe; `grid`, which is none of Optuna's, is drawn at random where it has ended.
 
     Args:
         conditional: whether some parameters exist only where others have certain values.
     """
+    if name == "tpe" and objectives > 1:
+        # One parameter after the other, as Optuna does for several objectives by default.
+        return TPESampler(seed=seed, multivariate=False, constant_liar=True)
     if name == "tpe":
         return TPESampler(seed=seed, multivariate=True, group=conditional, constant_liar=True)
     if name == "gp":
@@ -87,10 +90,10 @@ class Sampler:
     random state is made from the seed and the number of trials: a resumed sweep goes on as it would have.
     """
 
-    def __init__(self, search: SearchConfig, space: Space, trials: list[FrozenTrial]) -> None:
-        self._search, self._space = search, space
+    def __init__(self, search: SearchConfig, space: Space, trials: list[FrozenTrial], objectives: int = 1) -> None:
+        self._search, self._space, self._objectives = search, space, objectives
         self._storage = InMemoryStorage()
-        self._study = optuna.create_study(storage=self._storage, direction="maximize")
+        self._study = optuna.create_study(storage=self._storage, directions=["maximize"] * objectives)
         self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
         self._positions: list[int] = []
         self._lasting = search.sampler == "qmc"
@@ -107,7 +110,8 @@ class Sampler:
         """Parameters for the next trial: `fixed` as given, the others as the sampler proposes."""
         if not self._lasting:
             seed = int(fingerprint([self._search.seed, len(self._positions), attempt]), 16) % 2**31
-            self._study.sampler = make_sampler(self._search.sampler, seed, bool(self._space.conditions))
+            conditional = bool(self._space.conditions)
+            self._study.sampler = make_sampler(self._search.sampler, seed, conditional, self._objectives)
         self._study.enqueue_trial(fixed)
         trial = self._study.ask()
         params = suggested(trial, self._space)
@@ -120,13 +124,13 @@ class Sampler:
         self._positions.append(len(self._study.get_trials(deepcopy=False)))
         self._study.add_trial(trial)
 
-    def finished(self, number: int, joint: float | None) -> None:
-        """Trial `number` has ended, with an objective or without."""
-        self._study.tell(self._positions[number], joint, state=TrialState.FAIL if joint is None else None)
+    def finished(self, number: int, values: list[float] | None) -> None:
+        """Trial `number` has ended, with a value of every objective or without."""
+        self._study.tell(self._positions[number], values, state=TrialState.FAIL if values is None else None)
 
     def pruned(self, number: int, step: int, probe: dict[str, float] | None) -> None:
         """Trial `number` was given up at `step`, because of its probe if there is one."""
-        if probe is not None:
+        if probe is not None and self._objectives == 1:
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, self._positions[number])
             self._storage.set_trial_intermediate_value(trial_id, step, probe["joint"])
         self._study.tell(self._positions[number], state=TrialState.PRUNED)

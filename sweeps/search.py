@@ -1,10 +1,7 @@
 """Which trial comes next. Pure decisions over the ledger: no Ray, no clock."""
 
-import math
-from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator
 from itertools import chain, islice, product
-from statistics import median
 from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial
@@ -12,8 +9,8 @@ from optuna.trial import FrozenTrial
 from senet.config import fingerprint
 from senet.errors import InputError
 from sweeps.config import Recipe
-from sweeps.gain import next_base
 from sweeps.ledger import Entry, running_trial
+from sweeps.memory import Memory, base_of
 from sweeps.samplers import Draw, Sampler, random_draws
 from sweeps.space import Params, Space
 
@@ -23,16 +20,8 @@ _DRAWS = 20
 TRIES = 200
 # So often the training of a base may fail before no further trial is given to it.
 _FAILURES = 2
-# However large the gain of a further setting seems: few bases say little of how bases differ, so there are never more
-# settings than so many times `streams_per_base` for each base on average.
-_MOST_STREAMS = 1.5
 # So many configurations of a finite space are looked through for one that is left.
 _CELLS = 5000
-
-
-def base_of(space: Space, params: Params, seed: int | None = None) -> str:
-    """What tells the base of a configuration from others, before data and machine are known."""
-    return fingerprint(space.config(params, seed=seed).base_identity())
 
 
 def _everything(params: Params) -> bool:
@@ -77,10 +66,13 @@ class Suggester:
         self, recipe: Recipe, space: Space, ledger: Book, fits: Callable[[Params], bool] = _everything
     ) -> None:
         self._recipe, self._space, self._ledger, self._fits = recipe, space, ledger, fits
-        self._sampler = Sampler(recipe.search, space, ledger.trials())
+        self._metrics = recipe.objective.metrics
+        self._sampler = Sampler(recipe.search, space, ledger.trials(), len(self._metrics))
         first = enumerate(recipe.first_configurations(space, "recipe"))
         self._waiting = {(i, seed): params for seed, (i, params) in product(recipe.seeds(space), list(first))}
-        self._memory = _Memory(space)
+        self._memory = Memory(space, self._metrics)
+        # Once a base has been begun it need not be looked at again.
+        self._elsewhere = self._random_bases()
         self._training: dict[str, int] = {}
         self._unfinished: list[Entry] = []
         # Nothing can be started until a base stands or a trial ends: no use in drawing again and again.
@@ -141,7 +133,7 @@ class Suggester:
         if entry.state == "pruned":
             self._sampler.pruned(entry.number, entry.result["step"], entry.result["probe"])
         else:
-            self._sampler.finished(entry.number, None if entry.state == "failed" else entry.joint)
+            self._sampler.finished(entry.number, None if entry.state == "failed" else entry.values(self._metrics))
         self._memory.learn(entry)
         self._release(entry.number, failed=entry.state == "failed")
 
@@ -158,12 +150,25 @@ class Suggester:
 
     def _stream_or_base(self) -> Entry | None:
         """A further streaming setting, or a new base."""
-        while (base := self._memory.next_to_stream_on(self._recipe.search.streams_per_base)) is not None:
+        while (
+            base := self._memory.next_to_stream_on(self._recipe.search.streams_per_base, self._weights())
+        ) is not None:
             entry = self._new_stream(base)
             if entry is not None:
                 return entry
             self._memory.exhausted.add(base)
         return self._new_base()
+
+    def _weights(self) -> list[float]:
+        """How much each objective counts in the next choice between bases.
+
+        Of two the weight is drawn anew for every trial (ParEGO, Knowles 2006), so that all parts of the front are
+        looked for.
+        """
+        if len(self._metrics) == 1:
+            return [1.0]
+        weight = int(fingerprint(["weight", self._recipe.search.seed, self._memory.run]), 16) / 16**16
+        return [weight, 1 - weight]
 
     def _new_stream(self, base: str) -> Entry | None:
         """A streaming setting for a base, one that was not tried; None where none is left."""
@@ -172,15 +177,19 @@ class Suggester:
             draw = self._sampler.draw(fixed, attempt)
             if not self._memory.knows(draw.params):
                 return self._open(draw.params, notes=draw.notes)
-            repeated = self._repeated(draw)
-            if repeated is not None:
-                return repeated
-        unseen = self._unseen(fixed) if self._space.is_finite() else None
+            replicate = self._replicate(draw)
+            if replicate is not None:
+                return replicate
+        if not self._space.is_finite():
+            return self._answer(draw)
+        unseen = self._unseen(fixed)
         return None if unseen is None else self._open(unseen)
 
     def _new_base(self) -> Entry | None:
-        """A suggestion on a base that nobody has begun; where none turns up, a setting for one that was."""
+        """A suggestion on a base that nobody has begun, at random where the sampler suggests none; where none turns up,
+        a setting for one that was."""
         fallback: Draw | None = None
+        repeat: Draw | None = None
         failed: Draw | None = None
         draw: Draw | None = None
         for draw in self._fitting():
@@ -190,20 +199,29 @@ class Suggester:
             if not self._base_is_free(base):
                 continue
             if self._memory.knows(draw.params):
-                repeated = self._repeated(draw)
-                if repeated is not None:
-                    return repeated
+                replicate = self._replicate(draw)
+                if replicate is not None:
+                    return replicate
+                repeat = draw
             elif self._memory.failures[base] < _FAILURES:
                 fallback = fallback or draw
             else:
                 failed = failed or draw
         if draw is None:
             raise InputError("recipe: `constraints`: no configuration of `space` fits")
+        for base_params in self._elsewhere:
+            if base_of(self._space, base_params) not in self._memory.bases:
+                elsewhere = self._sampler.draw(base_params)
+                return self._open(elsewhere.params, notes=elsewhere.notes)
         if fallback is None and self._space.is_finite():
             return self._next_cell()
         if fallback is None and not self._memory.running:
             # No trial is under way that could bring another base: one that has failed is tried again.
             fallback = failed
+        if fallback is None and repeat is not None:
+            answer = self._answer(repeat)
+            if answer is not None:
+                return answer
         if fallback is None:
             self._idle = True
             return None
@@ -224,14 +242,17 @@ class Suggester:
         self._closed = not left and not self._unfinished
         return None
 
-    def _repeated(self, draw: Draw) -> Entry | None:
-        """What becomes of a suggestion that repeats a finished configuration: as the recipe says."""
+    def _replicate(self, draw: Draw) -> Entry | None:
+        """Another seed of a finished configuration that is suggested again, where the recipe wants that."""
+        if self._recipe.search.repeats != "seed" or self._memory.key(draw.params) not in self._memory.finished:
+            return None
+        return self._open(draw.params, seed=self._memory.next_seed(draw.params), notes=draw.notes)
+
+    def _answer(self, draw: Draw) -> Entry | None:
+        """A suggestion that repeats a finished configuration, where no other turned up: it has that one's result."""
         earlier = self._memory.finished.get(self._memory.key(draw.params))
         if earlier is None or self._answers == _DRAWS:
             return None
-        if self._recipe.search.repeats == "seed":
-            seed = self._memory.next_seed(draw.params)
-            return self._open(draw.params, seed=seed, notes=draw.notes)
         self._answers += 1
         return self._open(draw.params, notes=draw.notes, answers=earlier.number)
 
@@ -243,11 +264,14 @@ class Suggester:
     def _fitting(self) -> Iterator[Draw]:
         """At most `_DRAWS` suggestions that fit: the sampler's, and random bases where it has too few."""
         drawn = (self._sampler.draw({}, attempt) for attempt in range(TRIES))
-        random = filter(self._fits, random_draws(self._space, self._recipe.search.seed, TRIES))
-        paths = self._space.base_paths()
-        bases = ({path: params[path] for path in paths if path in params} for params in random)
-        completed = (self._sampler.draw(base, attempt) for attempt, base in enumerate(bases))
+        completed = (self._sampler.draw(base, attempt) for attempt, base in enumerate(self._random_bases()))
         return islice(chain((draw for draw in drawn if self._fits(draw.params)), completed), _DRAWS)
+
+    def _random_bases(self) -> Iterator[Params]:
+        """The bases' parameters of random draws that fit: always the same ones."""
+        paths = self._space.base_paths()
+        for params in filter(self._fits, random_draws(self._space, self._recipe.search.seed, TRIES)):
+            yield {path: params[path] for path in paths if path in params}
 
     def _open(
         self,
@@ -294,96 +318,3 @@ class Suggester:
             if trainer == number:
                 del self._training[base]
                 self._memory.failures[base] += failed
-
-
-class _Memory:
-    """What the trials so far say of configurations and bases."""
-
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self.run = 0
-        """trials that were begun, without those that were answered from the ledger or taken over"""
-        self.running: set[int] = set()
-        self.bases: dict[str, Params] = {}
-        """of the first seed, with their part of the parameters"""
-        self.standing: set[str] = set()
-        self.exhausted: set[str] = set()
-        """bases whose streaming settings have all been tried"""
-        self.failures: Counter[str] = Counter()
-        self.finished: dict[str, Entry] = {}
-        """the first complete trial of each configuration"""
-        self.best = -math.inf
-        self._streams: Counter[str] = Counter()
-        self._seeds: dict[str, set[int]] = defaultdict(set)
-        self._of: dict[int, tuple[str, str]] = {}
-        self._joints: dict[str, list[float]] = defaultdict(list)
-        self._base_seconds: list[float] = []
-        self._streaming_seconds: list[float] = []
-
-    def add(self, entry: Entry) -> None:
-        """A trial that was begun, in this session or an earlier one."""
-        key, base = self.key(entry.params), base_of(self._space, entry.params, entry.seed)
-        self._of[entry.number] = key, base
-        self._seeds[key].add(self.seed(entry))
-        if entry.answers is None:
-            self.run += 1
-            self.running.add(entry.number)
-            self._streams[base] += 1
-        if self.seed(entry) == self._space.seed:
-            paths = self._space.base_paths()
-            self.bases.setdefault(base, {path: entry.params[path] for path in paths if path in entry.params})
-
-    def learn(self, entry: Entry) -> None:
-        """A trial that has ended."""
-        self.running.discard(entry.number)
-        # What was answered from this ledger is known already.
-        if entry.state != "complete" and not isinstance(entry.answers, str):
-            return
-        key, base = self._of[entry.number]
-        self.finished.setdefault(key, entry)
-        self.best = max(self.best, entry.joint)
-        self._joints[base].append(entry.joint)
-        seconds = entry.result.get("stage_seconds", {})
-        if "streaming" in seconds:
-            self._streaming_seconds.append(seconds["streaming"])
-        if "base" in seconds:
-            self._base_seconds.append(seconds["base"])
-
-    def base(self, entry: Entry) -> str:
-        """What tells the base of a trial from others."""
-        return self._of[entry.number][1]
-
-    def seed(self, entry: Entry) -> int:
-        """The seed of a trial."""
-        return self._space.seed if entry.seed is None else entry.seed
-
-    def key(self, params: Params) -> str:
-        """What tells configurations from each other: those that only seem to differ have the same."""
-        config = self._space.config(params)
-        return fingerprint([config.base_identity(), config.streaming.model_dump(mode="json")])
-
-    def knows(self, params: Params) -> bool:
-        """Whether a configuration was begun."""
-        return self.key(params) in self._seeds
-
-    def next_seed(self, params: Params) -> int:
-        """A seed that a configuration was not tried with."""
-        return max(self._seeds[self.key(params)]) + 1
-
-    def next_to_stream_on(self, least: int) -> str | None:
-        """The base that the next streaming setting belongs to; None: a new base.
-
-        Args:
-            least: settings that every base gets before gains are compared.
-        """
-        open_bases = [base for base in self.bases if base in self.standing and base not in self.exhausted]
-        for base in open_bases:
-            if self._streams[base] < least:
-                return base
-        if sum(self._streams[base] for base in self.bases) >= _MOST_STREAMS * least * len(self.bases):
-            return None
-        joints = {base: self._joints[base] for base in self.bases if self._joints[base]}
-        enough = len(joints) > 1 and any(len(found) > 1 for found in joints.values())
-        if not enough or not self._base_seconds or not self._streaming_seconds:
-            return None
-        return next_base(joints, open_bases, median(self._base_seconds), median(self._streaming_seconds))

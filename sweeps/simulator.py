@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial
 
 from sweeps.config import Recipe
 from sweeps.ledger import Entry, Result, answered
+from sweeps.memory import base_of
 from sweeps.pruning import Pruner, rungs_of
-from sweeps.search import Suggester, base_of
+from sweeps.search import Suggester
 from sweeps.space import Params, Space
 
 
@@ -83,7 +84,7 @@ class Simulation:
 
     entries: list[Entry]
     ended: list[tuple[float, int]]
-    """time and number of every trial that ended, in that order"""
+    """busy seconds until then, summed over slots, and number of every trial that ended, in that order"""
     seconds: float
     """virtual time until the last one ended"""
     busy_seconds: float
@@ -92,12 +93,9 @@ class Simulation:
     """summed over slots that had nothing to do while trials were left to begin"""
 
     def seconds_to(self, joint: float) -> float | None:
-        """Busy seconds of all trials that had ended when `joint` was reached; None: never."""
-        spent = 0.0
-        for _, number in self.ended:
-            entry = self.entries[number]
-            spent += float(sum(entry.result["stage_seconds"].values()))
-            if entry.state == "complete" and entry.joint >= joint:
+        """Busy seconds, summed over slots, until a trial had reached `joint`; None: never."""
+        for spent, number in self.ended:
+            if self.entries[number].state == "complete" and self.entries[number].joint >= joint:
                 return spent
         return None
 
@@ -119,7 +117,7 @@ class _Run:
         more = {} if fits is None else {"fits": fits}
         self._suggester = Suggester(recipe, self._space, self._ledger, **more)
         pruning = recipe.search.pruning
-        self._pruner = None if pruning is None else Pruner(pruning, [])
+        self._pruner = None if pruning is None else Pruner(pruning, [], recipe.objective.metrics)
         self._events: list[tuple[float, int, int, int]] = []
         self._order = count()
         self._standing: set[str] = set()
@@ -193,8 +191,11 @@ class _Run:
             result["base_key"] = self._base(entry)
         self._ledger.finish(entry.number, result)
         self._suggester.ended(self._ledger.entry(entry.number))
-        self._ended.append((self._now, entry.number))
+        self._ended.append((self._busy, entry.number))
         self._live -= 1
+        target = self._recipe.search.budget.target
+        if target is not None and self._suggester.best() >= target:
+            self._suggester.close()
 
     def _after(self, seconds: float, number: int, epoch: int) -> None:
         heapq.heappush(self._events, (self._now + seconds, next(self._order), number, epoch))

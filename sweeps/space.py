@@ -112,8 +112,8 @@ def complete(space: Space, entry: dict[str, Any], source: str) -> Params:
     return params
 
 
-def check_sampler(name: str, space: Space, source: str) -> None:
-    """Raise InputError where a sampler cannot search a space."""
+def check_sampler(name: str, space: Space, source: str, objectives: int = 1) -> None:
+    """Raise InputError where a sampler cannot search a space, or not for so many objectives."""
     if name == "grid":
         for path, distribution in space.distributions.items():
             if isinstance(distribution, FloatDistribution):
@@ -121,6 +121,10 @@ def check_sampler(name: str, space: Space, source: str) -> None:
                     f"{source}: `search.sampler`: grid needs choices, but `space.{path}` is a range of reals"
                 )
     if name == "cmaes":
+        if objectives > 1:
+            raise InputError(
+                f"{source}: `search.sampler`: cmaes has one objective, but `objective.mode` is pareto; use tpe"
+            )
         words = [path for path, d in space.distributions.items() if isinstance(d, CategoricalDistribution)]
         if words or space.conditions:
             raise InputError(

@@ -5,7 +5,7 @@ from typing import Any
 from senet.data.catalogue import chance_topk, dataset_folder
 from senet.data.store import open_dataset
 from senet.errors import InputError
-from sweeps.analysis import configurations
+from sweeps.analysis import configurations, front, knee
 from sweeps.booking import booked
 from sweeps.config import Recipe
 from sweeps.ledger import Entry, entries_of, is_finished
@@ -19,7 +19,9 @@ def sweep_status(sweep: Sweep) -> Status:
 
     `state` is running, paused, interrupted or finished. A trial that was running when its sweep was interrupted stays
     `running`: it goes on when the sweep is resumed. `best` and `baseline` are configurations, ranked by their mean
-    joint over seeds: the first complete trial of each, with `n`, `joint_mean` and `joint_sd`.
+    joint over seeds: the first complete trial of each, with `n`, `joint_mean` and `joint_sd`. `front` are the numbers
+    of those that no other beats on both accuracies, from the best original to the best streaming accuracy, `knee` the
+    one of them that `--pick knee` takes.
     """
     recipe = sweep.recipe()
     driven = sweep.is_driven()
@@ -38,6 +40,7 @@ def sweep_status(sweep: Sweep) -> Status:
         "created": sweep.about()["created"],
         "data": recipe.data,
         "objective": {
+            "mode": recipe.objective.mode,
             "original_weight": recipe.objective.original_weight,
             "top_k": recipe.objective.top_k,
             **_difficulty(sweep, recipe),
@@ -50,6 +53,8 @@ def sweep_status(sweep: Sweep) -> Status:
         },
         "best": next((one.described() for one in ranking), None),
         "baseline": next((one.described() for one in ranking if one.enqueued), None),
+        "front": [one.first["number"] for one in reversed(front(ranking))],
+        "knee": knee(ranking).first["number"] if ranking else None,
         "device_seconds": booked(entries),
         "trials": trials,
     }

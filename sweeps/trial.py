@@ -1,5 +1,6 @@
 """One trial in a Ray worker: base phase, streaming phase, result. Here, and only here, Ray Tune and senet meet."""
 
+import errno
 import json
 import time
 import traceback
@@ -38,14 +39,30 @@ METRICS = (
 )
 
 
+# What is wrong with the disk, and not with the trial.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
 def run_trial(assignment: dict[str, Any]) -> None:
     """Run the assigned trial and leave its result in its folder.
 
     A trial that fails says so in its result and ends in peace: Ray would only run it again. If the process dies, Ray
     starts the trial anew, and it goes on from the last epoch. A trial that is given up leaves here by SystemExit, which
-    the report raises; the driver then writes its result.
+    the report raises; the driver then writes its result. One that cannot write leaves no result: it goes on later.
     """
     home, folder = here(assignment["home"], assignment["bucket"], assignment["folder"])
+    try:
+        _run(assignment, home, folder)
+    except BaseHeld:
+        # It is started again later; meanwhile others may have this place.
+        tune.report({"phase": "held"})
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        tune.report({"phase": "blocked", "reason": f"{error.strerror}: {error.filename or assignment['home']}"})
+
+
+def _run(assignment: dict[str, Any], home: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shared = Shared(home)
     shared.fetch_folder(folder)
@@ -58,11 +75,9 @@ def run_trial(assignment: dict[str, Any]) -> None:
     result: dict[str, Any] = {"state": "failed", "history": []}
     try:
         _both_phases(assignment, home, folder, shared, result, stages)
-    except BaseHeld:
-        # It is started again later; meanwhile others may have this place.
-        tune.report({"phase": "held"})
-        return
-    except Exception as error:  # noqa: BLE001 Whatever it is, it is this trial's result.
+    except Exception as error:  # Whatever else it is, it is this trial's result.
+        if isinstance(error, BaseHeld) or (isinstance(error, OSError) and error.errno in _OF_THE_DISK):
+            raise
         (folder / "error.txt").write_text(traceback.format_exc())
         result["error"] = failure(error)
     result |= {"seconds": time.monotonic() - start, "stage_seconds": stages.seconds()}

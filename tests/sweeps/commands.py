@@ -41,6 +41,8 @@ class Home:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.settings: dict[str, str] = {}
+        """environment of the commands, besides this process's"""
         prepare_breeds(folder / "datasets" / "tiny", TINY)
 
     def recipe(self, name: str, **changes: Any) -> Path:
@@ -65,7 +67,7 @@ class Home:
         """What a command finds in its environment."""
         environment = os.environ | {"SWEEPS_HOME": str(self.folder), "COLUMNS": "160"}
         environment.pop("MLFLOW_TRACKING_URI", None)
-        return environment
+        return environment | self.settings
 
     def program(self, command: str) -> list[str]:
         """What starts a command."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.config import validate_recipe
-from sweeps.ledger import Ledger
+from sweeps.ledger import open_ledger
 from sweeps.sweep import Sweep, create_sweep
 
 # The width tells configurations apart.
@@ -38,7 +38,7 @@ def made_up(home: Path, trials: list[tuple[int, int, dict[str, Any] | None]], na
     recipe = validate_recipe(RECIPE | {"search": {"trials": len(trials)}} | changes, "r")
     space = recipe.parsed_space("r")
     sweep = create_sweep(home, name, name, recipe, "data")
-    ledger = Ledger(sweep.folder, name, create=True)
+    ledger = open_ledger(sweep, create=True)
     for width, seed, left in trials:
         enqueued = 0 if width == 1 and recipe.enqueue else None
         entry = ledger.open({"model.width": width}, space, enqueued=enqueued, seed=seed)

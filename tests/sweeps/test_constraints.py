@@ -19,8 +19,9 @@ from sweeps.cli import main
 from sweeps.config import Recipe, dump_recipe, load_recipe, validate_recipe
 from sweeps.constraints import Constraints
 from sweeps.ledger import Entry, Ledger
+from sweeps.memory import base_of
 from sweeps.samplers import random_draws
-from sweeps.search import TRIES, Suggester, base_of
+from sweeps.search import TRIES, Suggester
 from sweeps.space import Params
 from tests.conftest import merged, refusal
 

@@ -217,3 +217,15 @@ def test_a_pause_is_heard(session: Callable[..., Session]) -> None:
     assert s.driver.asked() is None
     s.sweep.ask("pause")
     assert s.driver.asked() == "pause"
+
+
+def test_a_trial_that_cannot_write_pauses_the_sweep_and_stays_to_be_done(session: Callable[..., Session]) -> None:
+    here = session({"trials": 4})
+    here.begin()
+    blocked = {"phase": "blocked", "reason": "No space left on device: /home/bases"}
+    assert here.driver.reported(here.id, blocked)
+    here.driver.ended(here.id, died=False)
+    assert here.driver.next_assignment("next") is None
+    assert here.driver.done()
+    assert here.driver.ending == "paused: trial 0 cannot write: No space left on device: /home/bases; mend that"
+    assert [entry.state for entry in here.ledger.entries()] == ["running"], "it goes on when the sweep is resumed"

@@ -7,8 +7,9 @@ import pytest
 
 from sweeps.config import Recipe, validate_recipe
 from sweeps.ledger import Entry, Ledger
+from sweeps.memory import base_of
 from sweeps.plan import expected_bases
-from sweeps.search import Suggester, base_of
+from sweeps.search import Suggester
 from tests.conftest import merged
 
 RECIPE: dict[str, Any] = {

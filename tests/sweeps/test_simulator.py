@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sweeps.config import Recipe, validate_recipe
-from sweeps.search import base_of
+from sweeps.memory import base_of
+from sweeps.plan import expected_bases, fewest_bases
 from sweeps.simulator import Simulation, simulate
 from sweeps.space import Params
 from tests.conftest import merged
@@ -97,6 +98,9 @@ def test_dear_bases_are_streamed_on_more() -> None:
     ]
     assert bases[1] < bases[0]
     assert bases[1] >= 40 / (1.5 * 3), "and yet not many more than the settings that every base gets"
+    predicted = fewest_bases(recipe(), space), expected_bases(recipe(), space)
+    assert predicted == (9, 14)
+    assert all(predicted[0] <= count <= predicted[1] for count in bases), "as a dry run says"
 
 
 def test_probes_give_up_poor_bases_early() -> None:
@@ -154,3 +158,20 @@ def test_ten_thousand_trials_on_64_slots() -> None:
     tracemalloc.stop()
     print(f"{used / len(run.entries):.0f} bytes a trial")
     assert used / len(run.entries) < 5 * 1024
+
+
+def test_a_sampler_that_has_settled_is_sent_elsewhere() -> None:
+    space = {"model.width": {"int": [8, 64]}, "streaming.epochs": {"int": [2, 9]}}
+
+    class Peak(Hill):
+        def streamed(self, params: Params, seed: int) -> dict[str, float]:
+            best = params == {"model.width": 8, "streaming.epochs": 2}
+            return {"joint": 0.9 if best else 0.5, "original_topk": 0.5, "streaming_topk": 0.5}
+
+    found = validate_recipe(
+        RECIPE | {"space": space, "enqueue": [{"model.width": 8, "streaming.epochs": 2}],
+                  "search": {"trials": 60, "streams_per_base": 3, "sampler": "tpe"}}, "r"
+    )  # fmt: skip
+    run = simulate(found, Peak(), slots=2)
+    assert [entry.state for entry in run.entries] == ["complete"] * 60, "none is answered while others are left"
+    assert len({entry.params["model.width"] for entry in run.entries}) >= 60 / (1.5 * 3)
