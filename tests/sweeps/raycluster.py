@@ -75,7 +75,7 @@ class RayCluster:
 
 def came_up(machine: subprocess.Popen[str], log: Path) -> bool:
     """Wait for what `ray start --block` says, or for its end; returns whether it runs."""
-    wait_for(lambda: machine.poll() is not None or "Ray runtime started." in log.read_text())
+    wait_for(lambda: machine.poll() is not None or "Ray runtime started." in log.read_text(), 300)
     return machine.poll() is None
 
 
