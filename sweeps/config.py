@@ -72,8 +72,8 @@ class SearchConfig(Config):
     streams_per_base: PositiveInt = 4
     """streaming settings that every base gets; then further ones and new bases follow expected gain a second"""
     repeats: Literal["answer", "seed"] = "answer"
-    """what becomes of a suggestion that repeats a finished configuration: `answer`: it has that one's result; `seed`:
-    it is run with another seed"""
+    """what becomes of a suggestion that repeats a finished configuration: `answer`: another is drawn and, where none is
+    left, it has that one's result; `seed`: it is run with another seed"""
     pruning: PruningConfig | None = None
     """when the training of a base is given up; not given: never"""
     budget: BudgetConfig = BudgetConfig()

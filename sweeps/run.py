@@ -76,7 +76,6 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             reason = str(error).partition("\n")[0]
             where = "Ray does not start here" if address is None else f"--address {address}: cannot join Ray there"
             raise InputError(f"{where}: {reason}") from None
-        _check_tracking()
         yield
     finally:
         ray.shutdown()
@@ -101,8 +100,9 @@ def possible_concurrency(recipe: Recipe, source: str, address: str | None) -> in
     added when trials wait for them.
 
     Raises:
-        InputError: no machine holds a trial.
+        InputError: no machine holds a trial, or several machines would be tracked in a file.
     """
+    _check_tracking()
     asked, room = recipe.search.concurrency, _room(recipe)
     if asked is not None and address is not None:
         return min(asked, recipe.search.trials)
