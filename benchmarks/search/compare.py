@@ -329,8 +329,11 @@ def _finite(value: float) -> float | None:
 
 
 def share(ours: list[float | None], other: list[float | None]) -> dict[str, float]:
-    """Median of ours over the median of the other, with a 95 % bootstrap interval over runs."""
-    pairs = [np.array([math.inf if v is None else v for v in spent]) for spent in (ours, other)]
+    """Median of ours over the median of the other, with a 95 % bootstrap interval over runs.
+
+    A run that did not reach the target counts as the cap, which flatters whoever it belongs to.
+    """
+    pairs = [np.array([CAP_TRIALS if v is None else v for v in spent], float) for spent in (ours, other)]
     dice = np.random.default_rng(0)
     drawn = [np.median(dice.choice(values, (DRAWS, len(values))), axis=1) for values in pairs]
     low, high = np.quantile(drawn[0] / drawn[1], [0.025, 0.975])

@@ -13,7 +13,7 @@ def trial(number: int, **params: Any) -> dict[str, Any]:
 
 def test_trials_that_look_at_old_images_are_marked() -> None:
     status: dict[str, Any] = {
-        "objective": {"chance": None, "images": None, "split": None, "original_weight": 0.7},
+        "objective": {"chance": None, "images": None, "split": None, "mode": "joint", "original_weight": 0.7},
         "best": None,
         "baseline": None,
         "bases": {"trained": 1, "reused": 2, "seconds_saved": 3.0},
