@@ -314,6 +314,8 @@ def _interruptible() -> Iterator[Event]:
         asked.set()
         raise KeyboardInterrupt
 
+    # In a job of Ray's it is blocked from the start.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     before = signal.signal(signal.SIGINT, interrupted)
     # Ray Tune, while it runs, ends cleanly on SIGINT alone.
     before_termination = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
