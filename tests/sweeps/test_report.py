@@ -7,7 +7,7 @@ from sweeps.report import summary
 
 def trial(number: int, **params: Any) -> dict[str, Any]:
     metrics = {"joint": 0.5, "original_topk": 0.6, "streaming_topk": 0.4}
-    told = {"state": "complete", "seed": 0, "enqueued": False, "metrics": metrics}
+    told = {"state": "complete", "seed": 0, "enqueued": False, "metrics": metrics, "gpu_memory": None}
     return {"number": number, "params": params, **told}
 
 
