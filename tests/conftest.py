@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from senet.config import TrialConfig, parse_trial
 from senet.data.breeds import BreedsSpec, prepare_breeds
@@ -41,6 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
+    import torch  # here, so that the process that only deals out the tests starts at once
+
     torch.set_num_threads(1)
 
 

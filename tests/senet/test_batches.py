@@ -179,6 +179,7 @@ class TestPlace:
         for images, fed_images in zip(here.evaluation(batch_size), fed.evaluation(batch_size), strict=True):
             assert torch.equal(images, fed_images)
 
+    @pytest.mark.slow
     def test_training_is_the_same_to_the_bit(self, tiny: Dataset, trial_config: Any) -> None:
         config: TrialConfig = trial_config(augment={"colour": 0.3})
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import optuna
 import yaml
-from mlflow.tracking import MlflowClient
 
 from senet.data.breeds import prepare_breeds
 from tests.conftest import TINY, TINY_TRIAL
@@ -92,6 +91,8 @@ class Home:
 
     def runs(self, name: str) -> tuple[list[Any], list[Any]]:
         """The sweep's parent runs and trial runs, as MLflow has them."""
+        from mlflow.tracking import MlflowClient  # here, since it takes seconds
+
         client = MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'mlflow.db'}")
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         runs = client.search_runs(experiments, f"tags.sweep = '{name}'")

@@ -98,6 +98,7 @@ def test_constraints_survive_being_written() -> None:
         recipe_of(constraints={"params": [0, 1]})
 
 
+@pytest.mark.slow
 def test_only_what_fits_is_tried(tmp_path: Path) -> None:
     bounds = [parameters(2), parameters(3)]
     recipe = recipe_of(constraints={"parameters": bounds, "flops": [0, 1e12]}, search={"trials": 6})

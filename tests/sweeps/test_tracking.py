@@ -59,6 +59,7 @@ def track(home: Path, trials: int = 2) -> SweepTracking:
     return tracking
 
 
+@pytest.mark.slow
 def test_runs_are_nested_and_hold_every_epoch_once(tmp_path: Path) -> None:
     track(tmp_path)
     client, (parent, *nested) = logged(tmp_path)
