@@ -39,11 +39,12 @@ test: setup
 	ruff format --check .
 	mypy
 	$(FAST_TESTS)
-	$(SIDE_BY_SIDE) --dist loadfile -m "slow and not soak"
+	$(SIDE_BY_SIDE) --dist loadfile --no-loadscope-reorder -m "slow and not soak" \
+		tests/cluster tests/sweeps tests/senet tests/test_structure.py
 
 # Chaos, fuzzing, whole sweeps, long goldens: under 70 minutes.
 soak: setup
-	pytest -x -m soak tests/sweeps tests/cluster tests/soak --ignore tests/soak/test_compile.py
+	pytest -x -m soak tests/cluster tests/sweeps tests/soak --ignore tests/soak/test_compile.py
 	$(SIDE_BY_SIDE) -x -m soak tests/senet tests/soak/test_compile.py
 
 # A new lock file: names, versions and platform markers, no addresses.

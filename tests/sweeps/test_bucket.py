@@ -201,7 +201,7 @@ def test_trials_go_on_and_bases_serve_on_other_machines(
     assert not [name for name in files.find("lab/home/sweeps/x/trials") if name.endswith(".pt")]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_sweep_in_a_bucket_is_that_on_a_folder(
     tmp_path: Path, bucket: BucketHome, files: Any, postgres: Postgres

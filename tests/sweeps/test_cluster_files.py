@@ -241,7 +241,7 @@ def test_head_and_worker_make_a_cluster(home: Home, tmp_path: Path, monkeypatch:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_slurm_job_ends_in_time_and_the_next_goes_on(home: Home, tmp_path: Path) -> None:
     # Slurm's own commands, for an allocation of this machine alone.

@@ -46,7 +46,7 @@ def test_no_workers_are_refused(home: Path, capsys: pytest.CaptureFixture[str]) 
     assert "--workers 0: must be 1 or more" in refusal(main, capsys, "train", "x.yaml", "--workers", "0").err
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_killed_training_by_two_goes_on(tmp_path: Path) -> None:
     home = Home(tmp_path)

@@ -13,7 +13,7 @@ from tests.sweeps.commands import RECIPE, Home, wait_for
 from tests.sweeps.raycluster import RayCluster, free_ports, ray_cluster
 from tests.sweeps.test_networks import NETWORK
 
-SLOW = merged(RECIPE, {"config": {"base": {"epochs": 800}}, "search": {"trials": 3}})
+SLOW = merged(RECIPE, {"config": {"base": {"epochs": 250}}, "search": {"trials": 3}})
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def laptop(tmp_path: Path, running: RayCluster, monkeypatch: pytest.MonkeyPatch)
     return Home(tmp_path / "laptop")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_submitted_sweep_goes_on_alone_and_is_stopped_and_resumed(
     home: Home, laptop: Home, running: RayCluster
