@@ -122,6 +122,10 @@ class Driver:
         """What somebody from outside asks for."""
         return self._sweep.asked()
 
+    def hear(self) -> None:
+        """Get what was asked for on another machine."""
+        self._sweep.hear()
+
     def close(self, reason: str) -> None:
         """Begin no further trial."""
         if self.ending is None:

@@ -175,6 +175,7 @@ class _Judge(FIFOScheduler):  # type: ignore[misc]
         assert self._driver is not None
         _obey(self._driver)
         if time.monotonic() >= self._look:
+            self._driver.hear()
             # Machines may have joined, or been lost.
             self._look = time.monotonic() + _LOOK_SECONDS
             self._driver.gpus = ray.cluster_resources().get("GPU", 0.0)

@@ -4,7 +4,10 @@ sqlite's locks are not to be trusted on a share; the journal's, a file that is c
 later, SMB, and the parallel file systems).
 """
 
+import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -23,6 +26,7 @@ _SHARES = {"9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "
 _LOCAL_FUSE = {"fuse.fuse-overlayfs"}
 
 _SCHEME = "postgresql"
+_NO_DRIVER = "`search.storage`: PostgreSQL needs the package psycopg: pip install 'senet-sweeps[postgres]'"
 _CONNECT_SECONDS = 10
 # So often, a second apart, an empty database is set up: of several drivers that find it empty, one is first.
 _SETUPS = 5
@@ -150,14 +154,37 @@ def open_database(url: str) -> "BaseStorage":
         try:
             return RDBStorage(driver, engine_kwargs=options)
         except ImportError:
-            raise InputError(
-                "`search.storage`: PostgreSQL needs the package psycopg: pip install 'senet-sweeps[postgres]'"
-            ) from None
+            raise InputError(_NO_DRIVER) from None
         except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
             if not patience or "already exists" not in str(error):
                 raise InputError(f"`search.storage`: {url}: {reason_of(error)}") from None
             time.sleep(1)
     raise AssertionError
+
+
+@contextmanager
+def database_lock(url: str, name: str, alone: bool) -> Iterator[bool]:
+    """Try to hold the lock `name` of a database, alone or with others who would share it; yields whether it is held.
+
+    It is one of PostgreSQL's advisory locks, which end with their holder's connection.
+
+    Raises:
+        InputError: the package psycopg is missing, or the database cannot be used.
+    """
+    try:
+        import psycopg
+    except ImportError:
+        raise InputError(_NO_DRIVER) from None
+
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    function = "pg_try_advisory_lock" if alone else "pg_try_advisory_lock_shared"
+    try:
+        connection = psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_SECONDS)
+    except psycopg.Error as error:
+        raise InputError(f"`search.storage`: {url}: {reason_of(error)}") from None
+    with closing(connection):
+        row = connection.execute(f"SELECT {function}(%s)", (key,)).fetchone()
+        yield row is not None and bool(row[0])
 
 
 def reason_of(error: Exception) -> str:

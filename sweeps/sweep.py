@@ -31,6 +31,7 @@ from senet.files import write_atomically
 from senet.yamlfile import read_mapping
 from sweeps.config import Recipe, dump_recipe, validate_recipe
 from sweeps.shared import Shared
+from sweeps.storage import database_lock
 
 _PACKAGES = ("senet-sweeps", "torch", "ray", "optuna", "mlflow")
 
@@ -117,7 +118,9 @@ class Sweep:
         if reason is None:
             (self.folder / "ending.json").unlink(missing_ok=True)
             (self.folder / "asked.json").unlink(missing_ok=True)
-            Shared(self.home).remove(self.folder / "ending.json")
+            shared = Shared(self.home)
+            shared.remove(self.folder / "ending.json")
+            shared.remove(self.folder / "asked.json")
         else:
             write_atomically(self.folder / "ending.json", json.dumps({"reason": reason}).encode())
             self.pass_on()
@@ -128,7 +131,13 @@ class Sweep:
 
     def ask(self, what: str) -> None:
         """Ask the driver to `pause` or to `stop`."""
-        write_atomically(self.folder / "asked.json", json.dumps({"asked": what}).encode())
+        path = self.folder / "asked.json"
+        write_atomically(path, json.dumps({"asked": what}).encode())
+        Shared(self.home).pass_on(path)
+
+    def hear(self) -> None:
+        """Get what was asked for on another machine."""
+        Shared(self.home).fetch(self.folder / "asked.json")
 
     def seconds_driven(self) -> float:
         """Wall time of all sessions so far."""
@@ -141,20 +150,31 @@ class Sweep:
     @contextmanager
     def driving(self) -> Iterator[None]:
         """Be the sweep's only driver. Raises InputError if it has one."""
-        with (self.folder / "driver.lock").open("a") as file:
-            # Somebody who only asks whether the sweep is driven holds the lock for a moment.
-            for patience in range(10, -1, -1):
-                if _locked(file.fileno(), fcntl.LOCK_EX):
-                    break
-                if not patience:
-                    raise InputError(f"sweep `{self.name}` is running already; watch it: sweeps status {self.name}")
-                time.sleep(0.1)
-            yield
+        # Somebody who only asks whether the sweep is driven holds the lock for a moment.
+        for _ in range(10):
+            with self._lock(alone=True) as ours:
+                if ours:
+                    yield
+                    return
+            time.sleep(0.1)
+        raise InputError(f"sweep `{self.name}` is running already; watch it: sweeps status {self.name}")
 
     def is_driven(self) -> bool:
         """Whether a process drives the sweep now."""
+        with self._lock(alone=False) as ours:
+            return not ours
+
+    @contextmanager
+    def _lock(self, alone: bool) -> Iterator[bool]:
+        """Try to hold the driver's lock: in the folder, and in the ledger's database, which all machines see."""
         with (self.folder / "driver.lock").open("a") as file:
-            return not _locked(file.fileno(), fcntl.LOCK_SH)
+            ours = _locked(file.fileno(), fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            url = self.recipe().search.storage
+            if url is None or not ours:
+                yield ours
+                return
+            with database_lock(url, str(self.about()["id"]), alone) as ours:
+                yield ours
 
 
 def refuse_name(home: Path, name: str) -> None:

@@ -16,7 +16,7 @@ from senet.home import copy_of
 from sweeps.cli import main
 from sweeps.config import validate_recipe
 from sweeps.storage import check_bucket
-from sweeps.sweep import create_sweep
+from sweeps.sweep import create_sweep, find_sweep
 from sweeps.trial import run_trial
 from tests.conftest import refusal
 from tests.sweeps.commands import RECIPE, Home, kill_everything, wait_for
@@ -86,6 +86,8 @@ def files(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, value in S3.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    # This process may know an earlier server.
+    s3fs.S3FileSystem.clear_instance_cache()
     found = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
     found.mkdir("lab")
     return found
@@ -199,6 +201,34 @@ def test_trials_go_on_and_bases_serve_on_other_machines(
     assert reused is not None
     assert (reused["base_reused"], reused["metrics"]) == (True, wanted["metrics"])
     assert not [name for name in files.find("lab/home/sweeps/x/trials") if name.endswith(".pt")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("password")
+def test_a_driver_is_seen_and_heard_on_other_machines(
+    tmp_path: Path, files: Any, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path / "one"))
+    search = GRID["search"] | {"storage": postgres.create("drivers")}
+    recipe = validate_recipe(RECIPE | GRID | {"search": search}, "r")
+    here = create_sweep(copy_of("s3://lab/home"), None, "x", recipe, "data")
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path / "two"))
+    there = find_sweep(copy_of("s3://lab/home"), "x")
+    assert there.folder != here.folder
+    for driver, other in ((here, there), (there, here)):
+        assert not other.is_driven()
+        with driver.driving():
+            assert other.is_driven()
+            with pytest.raises(InputError, match="sweep `x` is running already"), other.driving():
+                pass
+            other.ask("pause")
+            driver.hear()
+            assert driver.asked() == "pause"
+            # The next session does not obey what the last one was asked for.
+            driver.set_ending(None)
+            driver.hear()
+            assert driver.asked() is None
+        assert not other.is_driven()
 
 
 @pytest.mark.soak
