@@ -66,7 +66,8 @@ class Driver:
         # What trials have of a machine, and what those that ran out of memory shall have.
         self._given: dict[int, dict[str, float]] = {}
         self._larger: dict[int, dict[str, float]] = {}
-        # Trials whose base somebody else trains, and when to look again.
+        # Trials whose base somebody else trains: which have said so, and when to look again.
+        self._gives_way: set[str] = set()
         self._held: dict[int, float] = {}
         self._failures: deque[str] = deque(maxlen=self._recipe.search.alike_failures)
         self._device_seconds = device_seconds(ledger.entries())
@@ -139,6 +140,7 @@ class Driver:
         if report["phase"] == "ready":
             self._suggester.base_stands(entry)
         elif report["phase"] == "held":
+            self._gives_way.add(trial_id)
             self._held[entry.number] = time.monotonic() + _HELD_SECONDS
         elif report["phase"] == "blocked":
             self.close(f"paused: trial {entry.number} cannot write: {report['reason']}; mend that")
@@ -158,8 +160,10 @@ class Driver:
         verdict, reports = self._given_up.pop(trial_id, None), self._reports.pop(trial_id)
         if result is None and verdict is not None:
             result = self._given_up_result(entry, verdict, reports)
-        if result is None and not died and entry.number in self._held:
-            # Another sweep is training its base.
+        gives_way = trial_id in self._gives_way
+        self._gives_way.discard(trial_id)
+        if result is None and not died and gives_way:
+            # Another sweep, or a machine that is lost, is training its base.
             self._suggester.given_back(entry, held=True)
             return
         if result is None and not died:

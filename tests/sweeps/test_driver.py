@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,18 @@ def test_a_trial_that_cannot_write_pauses_the_sweep_and_stays_to_be_done(session
     assert here.driver.done()
     assert here.driver.ending == "paused: trial 0 cannot write: No space left on device: /home/bases; mend that"
     assert [entry.state for entry in here.ledger.entries()] == ["running"], "it goes on when the sweep is resumed"
+
+
+def test_a_trial_that_gives_way_comes_back_however_late_that_is_heard(
+    session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = session()
+    first = s.begin()
+    s.driver.reported("t0", {"phase": "held"})
+    late = time.monotonic() + 60
+    monkeypatch.setattr("sweeps.driver.time.monotonic", lambda: late)
+    assert s.begin()["number"] == 1, "others are begun meanwhile"
+    s.driver.ended("t0", died=False)
+    again = s.driver.next_assignment("t2")
+    assert again is not None
+    assert again["number"] == first["number"]
