@@ -36,6 +36,8 @@ EXPERIMENT = "senet-sweeps"
 _KIND = ("mlflow.experimentKind", "custom_model_development")
 # So long a tracking that failed is left alone.
 _PAUSE_SECONDS = 30
+# Sweeps whose user has been told: once is enough.
+_WARNED: set[str] = set()
 _PAST_EPOCH = ("phase", "epoch", "epochs")
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -92,7 +94,6 @@ class SweepTracking:
         self._runs: dict[str, Run] = {}
         self._logged: dict[int, set[tuple[str, int]]] = {}
         self._params: dict[str, Any] = {}
-        self._warned = False
         self._not_before = 0.0
 
     def begin(self, params: dict[str, Any]) -> None:
@@ -255,10 +256,14 @@ class SweepTracking:
             # What failed may have been done, and only its answer be lost: look again at what there is.
             self._client = None
             self._logged.clear()
-            if not self._warned:
+            if self._sweep_id not in _WARNED:
+                _WARNED.add(self._sweep_id)
                 reason = str(error).partition("\n")[0]
-                print(f"tracking: {reason}; the sweep goes on, and what is missing is written later", file=sys.stderr)
-                self._warned = True
+                print(
+                    f"tracking: {reason}; the sweep goes on, and what is missing is written when the tracking is back, "
+                    f"or at the next sweeps resume {self._name}",
+                    file=sys.stderr,
+                )
             return None
 
 
