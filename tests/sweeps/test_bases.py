@@ -290,10 +290,12 @@ def test_many_that_are_killed_and_stopped_leave_one_whole_base(tmp_path: Path, d
     while not list(store.glob("*/base.json")) and time.monotonic() < deadline:
         time.sleep(dice.uniform(0.1, 0.8))
         alive = [process for process in processes if process.is_alive() and process not in stopped]
+        if len(alive) < 4:
+            continue
         notes = [note for note in contenders.noted(store) if not note.endswith("done")]
         holders = [process for i, process in enumerate(processes) if notes and notes[-1].split()[0] == f"p{i}"]
         victim = holders[0] if holders and dice.random() < 0.7 else dice.choice(alive)
-        if len(alive) < 4 or victim not in alive or victim.pid is None:
+        if victim not in alive or victim.pid is None:
             continue
         if dice.random() < 0.5:
             victim.kill()
