@@ -146,7 +146,7 @@ class Driver:
             self.close(f"paused: trial {entry.number} cannot write: {report['reason']}; mend that")
         elif report["phase"] != "end":
             self._reports[trial_id].append(_plain(report))
-            self._tracking.log_epoch(entry, self._reports[trial_id][-1])
+            self._tracking.log_epochs(entry, self._reports[trial_id])
             verdict = None if self._pruner is None else self._pruner.judge(entry, report)
             if verdict is not None:
                 self._given_up[trial_id] = verdict
@@ -168,7 +168,7 @@ class Driver:
             return
         if result is None and not died:
             # Interrupted: it goes on when the sweep is resumed.
-            self._tracking.kill_trial(entry)
+            self._tracking.kill_trial(entry, reports)
             return
         result = result or {"state": "failed", "error": _LOST, "seconds": 0.0}
         if self._tries_again(entry, result):

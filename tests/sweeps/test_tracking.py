@@ -52,8 +52,8 @@ def track(home: Path, trials: int = 2) -> SweepTracking:
     for number in range(trials):
         run_id = tracking.begin_trial(running(number))
         entry = complete(number, run_id)
-        tracking.log_epoch(entry, HISTORY[0])
-        tracking.log_epoch(entry, HISTORY[0])
+        tracking.log_epochs(entry, HISTORY[:1])
+        tracking.log_epochs(entry, HISTORY[:1])
         tracking.end_trial(entry)
     tracking.end("FINISHED", {"best_joint": 0.7})
     return tracking
@@ -80,13 +80,18 @@ def test_a_later_session_finds_its_runs_again(tmp_path: Path) -> None:
     first = SweepTracking(tmp_path, "s", "id1")
     first.begin({"data": "x"})
     run_id = first.begin_trial(running(0))
-    first.kill_trial(running(0, run_id))
+    first.log_epochs(running(0, run_id), HISTORY[:1])
+    # Too soon after the first: they go together, and none is lost when the trial is cut off.
+    first.log_epochs(running(0, run_id), HISTORY[:2])
+    first.kill_trial(running(0, run_id), HISTORY[:2])
     first.end("KILLED", {})
     later = SweepTracking(tmp_path, "s", "id1")
     later.begin({"data": "x"})
     assert later.begin_trial(running(0, run_id)) == run_id
-    _, runs = logged(tmp_path)
+    client, runs = logged(tmp_path)
     assert [run.info.status for run in runs] == ["RUNNING", "RUNNING"]
+    points = client.get_metric_history(str(run_id), "base/train_loss")
+    assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5)]
 
 
 @pytest.mark.slow
@@ -94,12 +99,12 @@ def test_a_resumed_trial_repeats_no_epoch(tmp_path: Path) -> None:
     first = SweepTracking(tmp_path, "s", "id1")
     first.begin({})
     run_id = first.begin_trial(running(0))
-    first.log_epoch(running(0, run_id), HISTORY[0])
+    first.log_epochs(running(0, run_id), HISTORY[:1])
     later = SweepTracking(tmp_path, "s", "id1")
     later.begin({})
     later.begin_trial(running(0, run_id))
-    for report in HISTORY:
-        later.log_epoch(running(0, run_id), report)
+    for count in range(1, len(HISTORY) + 1):
+        later.log_epochs(running(0, run_id), HISTORY[:count])
     later.end_trial(complete(0, run_id))
     client, _ = logged(tmp_path)
     assert [point.step for point in client.get_metric_history(str(run_id), "base/train_loss")] == [1, 2]
@@ -146,7 +151,7 @@ def test_what_was_done_though_its_answer_was_lost_is_not_done_twice(
             patch.setattr(MlflowClient, name, lost)
             tracking.begin_trial(running(0))
             _, (_, run) = logged(tmp_path)
-            tracking.log_epoch(running(0, run.info.run_id), HISTORY[0])
+            tracking.log_epochs(running(0, run.info.run_id), HISTORY[:1])
         tracking.reconcile([])
     tracking.reconcile([complete(0, None)])
     client, (_, run) = logged(tmp_path)
