@@ -4,6 +4,7 @@ A tracking server may fail; a sweep must not. Every call that fails is remembere
 written later from the trial's result: when the trial ends, when the sweep ends, or when it is resumed.
 """
 
+import fcntl
 import logging
 import os
 import subprocess
@@ -48,13 +49,35 @@ logging.getLogger("alembic").setLevel(logging.ERROR)
 
 def tracking_uri(home: Path) -> str:
     """`MLFLOW_TRACKING_URI`, else the database below `home`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _own_database(home)
+
+
+def _own_database(home: Path) -> str:
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+def _make_database(home: Path) -> None:
+    """Make the tracking's database, whole or not at all: MLflow takes seconds for that, and uses none half made."""
+    database, new = home / "mlflow.db", home / ".mlflow-new.db"
+    if database.exists():
+        return
+    with (home / ".mlflow.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if database.exists():
+            return
+        # What somebody left who was killed.
+        for path in home.glob(f"{new.name}*"):
+            path.unlink()
+        MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+        new.replace(database)
 
 
 def connect(home: Path) -> tuple[MlflowClient, str]:
     """A client and the experiment's id; makes database and experiment where they are missing."""
     uri = tracking_uri(home)
     home.mkdir(parents=True, exist_ok=True)
+    if uri == _own_database(home):
+        _make_database(home)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
@@ -81,7 +104,7 @@ def failing_clearly(home: Path) -> Iterator[None]:
     """Turn what a database or server raises into an InputError: for commands that cannot do without it."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, OSError, SQLAlchemyError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"tracking at {tracking_uri(home)}: {reason}") from None
 

@@ -2,6 +2,9 @@
 
 import re
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +111,21 @@ def test_a_resumed_trial_repeats_no_epoch(tmp_path: Path) -> None:
     later.end_trial(complete(0, run_id))
     client, _ = logged(tmp_path)
     assert [point.step for point in client.get_metric_history(str(run_id), "base/train_loss")] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_database_that_was_killed_in_the_making_is_made_anew(tmp_path: Path) -> None:
+    code = f"from pathlib import Path; from sweeps.tracking import connect; connect(Path({str(tmp_path)!r}))"
+    for seconds in (0.0, 0.1, 0.3):
+        making = subprocess.Popen([sys.executable, "-c", code])
+        wait_for(lambda: list(tmp_path.glob(".mlflow-new.db*")))
+        time.sleep(seconds)
+        making.kill()
+        making.wait()
+        assert not (tmp_path / "mlflow.db").exists()
+    track(tmp_path)
+    assert len(logged(tmp_path)[1]) == 3
+    assert not list(tmp_path.glob(".mlflow-new*"))
 
 
 @pytest.mark.slow
