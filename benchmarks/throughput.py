@@ -255,7 +255,8 @@ def prepared(folder: Path, size: int, count: int) -> Dataset:
                 images[i] = small[i % len(small)]
             labels = np.eye(CLASSES, dtype=np.bool_)[np.arange(number) % len(small) % CLASSES]
             writer.write_labels(which, labels, np.zeros(number, np.uint8))  # type: ignore[arg-type]
-        writer.finish([f"class{i:03}" for i in range(CLASSES)], "one object of mixed kind", {"drawn": "throughput"})
+        classes = [f"class{i:03}" for i in range(CLASSES)]
+        writer.finish(classes, "one object of mixed kind", {"drawn": "throughput"}, {"name": "none"})
     return open_dataset(target)
 
 
