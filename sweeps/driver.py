@@ -24,7 +24,9 @@ from sweeps.tracking import SweepTracking
 _LARGER_SHARE = 2
 # So long a trial waits whose base another sweep is training.
 _HELD_SECONDS = 5.0
-_LOST = "lost: the trial's process died three times"
+# So long a trial waits whose process died, the first time, the next, and so on: until a lost machine is known to be
+# lost, trials may be sent there. One that dies once more without having finished an epoch in between is given up.
+_DIED_SECONDS = (5.0, 20.0, 60.0)
 
 
 class Driver:
@@ -60,7 +62,9 @@ class Driver:
         self._probe |= {} if pruning is None else {"epochs": pruning.probe_epochs, "stages": 1}
         self.concurrency, self._largest, self.gpus = concurrency, largest, gpus
         self._live: dict[str, Entry] = {}
-        self._reports: dict[str, list[dict[str, Any]]] = {}
+        # By number: what trials have said, and how often their processes died since.
+        self._reports: dict[int, list[dict[str, Any]]] = {}
+        self._deaths: dict[int, int] = {}
         self._given_up: dict[str, Verdict] = {}
         self._shares = Shares(self._recipe.resources, self._constraints.memory_size)
         # What trials have of a machine, and what those that ran out of memory shall have.
@@ -100,7 +104,7 @@ class Driver:
         self._given[entry.number] = resources
         entry = self._with_run(entry)
         self._live[trial_id] = entry
-        self._reports[trial_id] = []
+        self._reports.setdefault(entry.number, [])
         self._view.started(entry)
         config = self._space.config(entry.params, seed=entry.seed)
         return {
@@ -128,13 +132,17 @@ class Driver:
         self._sweep.hear()
 
     def close(self, reason: str) -> None:
-        """Begin no further trial."""
+        """Begin no further trial; unless the sweep is to pause, those that were begun are brought to their end."""
         if self.ending is None:
             self.ending = reason
-            self._suggester.close()
+            self._suggester.close(drop=reason.startswith("paused"))
 
     def reported(self, trial_id: str, report: dict[str, Any]) -> bool:
-        """A trial has its base, or has finished an epoch. Returns whether it goes on."""
+        """A trial has its base, has finished an epoch, or has left its result. Returns whether it goes on.
+
+        One that has left its result has ended: the next one is assigned while its process is still leaving it, which
+        Ray Tune then gives to the next one. Without one in waiting it would end the process.
+        """
         entry = self._live[trial_id]
         self._view.reported(entry.number, report)
         if report["phase"] == "ready":
@@ -144,9 +152,12 @@ class Driver:
             self._held[entry.number] = time.monotonic() + _HELD_SECONDS
         elif report["phase"] == "blocked":
             self.close(f"paused: trial {entry.number} cannot write: {report['reason']}; mend that")
-        elif report["phase"] != "end":
-            self._reports[trial_id].append(_plain(report))
-            self._tracking.log_epochs(entry, self._reports[trial_id])
+        elif report["phase"] == "end":
+            self.ended(trial_id, died=False)
+        else:
+            self._deaths.pop(entry.number, None)
+            self._reports[entry.number].append(_plain(report))
+            self._tracking.log_epochs(entry, self._reports[entry.number])
             verdict = None if self._pruner is None else self._pruner.judge(entry, report)
             if verdict is not None:
                 self._given_up[trial_id] = verdict
@@ -155,9 +166,11 @@ class Driver:
 
     def ended(self, trial_id: str, died: bool) -> None:
         """A trial has left its process: with a result, given up, because the process died, or because all stops."""
+        if trial_id not in self._live:
+            return
         entry = self._live.pop(trial_id)
         result = self._sweep.result(entry.number)
-        verdict, reports = self._given_up.pop(trial_id, None), self._reports.pop(trial_id)
+        verdict, reports = self._given_up.pop(trial_id, None), self._reports[entry.number]
         if result is None and verdict is not None:
             result = self._given_up_result(entry, verdict, reports)
         gives_way = trial_id in self._gives_way
@@ -170,9 +183,10 @@ class Driver:
             # Interrupted: it goes on when the sweep is resumed.
             self._tracking.kill_trial(entry, reports)
             return
-        result = result or {"state": "failed", "error": _LOST, "seconds": 0.0}
-        if self._tries_again(entry, result):
+        result = result or self._died(entry)
+        if result is None or self._tries_again(entry, result):
             return
+        self._reports.pop(entry.number)
         earlier = self._sweep.attempts(entry.number)
         if entry.run_id is None:
             # The tracking was gone when the trial began; a closed trial takes no run any more.
@@ -226,6 +240,16 @@ class Driver:
         self._sweep.write_result(entry.number, result)
         return result
 
+    def _died(self, entry: Entry) -> Result | None:
+        """Give a trial back whose process died, to go on after a while; a result if it has died too often."""
+        deaths = self._deaths.get(entry.number, 0)
+        if deaths == len(_DIED_SECONDS):
+            return {"state": "failed", "error": f"lost: the trial's process died {deaths + 1} times", "seconds": 0.0}
+        self._deaths[entry.number] = deaths + 1
+        self._held[entry.number] = time.monotonic() + _DIED_SECONDS[deaths]
+        self._suggester.given_back(entry, held=True)
+        return None
+
     def _tries_again(self, entry: Entry, result: Result) -> bool:
         """Give a trial that ran out of memory back once, to be started with a larger share if there is one."""
         if not str(result.get("error")).startswith("out of memory") or self._sweep.attempts(entry.number):
@@ -238,6 +262,7 @@ class Driver:
         if more == now:
             return False
         self._sweep.set_attempt_aside(entry.number)
+        self._reports.pop(entry.number)
         self._larger[entry.number] = more
         self._suggester.given_back(entry)
         return True

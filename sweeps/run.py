@@ -283,7 +283,6 @@ def _fit(sweep: Sweep, recipe: Recipe, driver: Driver) -> None:
         run_config=tune.RunConfig(
             name=f"session-{session}",
             storage_path=str(sweep.folder / "ray"),
-            failure_config=tune.FailureConfig(max_failures=2),
             verbose=0,
         ),
     )

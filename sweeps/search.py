@@ -77,7 +77,7 @@ class Suggester:
         self._unfinished: list[Entry] = []
         # Nothing can be started until a base stands or a trial ends: no use in drawing again and again.
         self._idle = False
-        self._closed = False
+        self._closed, self._drops = False, False
         # Suggestions in a row that were answered from the ledger.
         self._answers = 0
         for entry in ledger.entries():
@@ -85,11 +85,17 @@ class Suggester:
 
     def done(self) -> bool:
         """Whether no trial is left to start."""
-        return self._closed or (not self._unfinished and self._memory.run >= self._recipe.search.trials)
+        if self._unfinished and not self._drops:
+            return False
+        return self._closed or self._memory.run >= self._recipe.search.trials
 
-    def close(self) -> None:
-        """Start nothing more: the sweep is to drain."""
-        self._closed = True
+    def close(self, drop: bool = False) -> None:
+        """Open no further trial: the sweep is to drain.
+
+        Args:
+            drop: neither start one again that has left its process without a result.
+        """
+        self._closed, self._drops = True, self._drops or drop
 
     def next(self, held: Container[int] = ()) -> Entry | None:
         """The trial to start now, opened in the ledger; None: not now, a base must be trained first.
@@ -99,13 +105,11 @@ class Suggester:
 
         An entry that `answers` is not to be run: its result is that of the earlier trial.
         """
-        if self._closed:
-            return None
-        for entry in self._unfinished:
+        for entry in [] if self._drops else self._unfinished:
             if entry.number not in held and self._training.get(self._memory.base(entry)) in (None, entry.number):
                 self._unfinished.remove(entry)
                 return self._started(entry)
-        if self._idle or self._memory.run >= self._recipe.search.trials:
+        if self._closed or self._idle or self._memory.run >= self._recipe.search.trials:
             return None
         for (i, seed), params in self._waiting.items():
             if self._base_is_free(base_of(self._space, params, seed)):
@@ -205,6 +209,9 @@ class Suggester:
                 repeat = draw
             elif self._memory.failures[base] < _FAILURES:
                 fallback = fallback or draw
+                if not self._space.base_paths():
+                    # All draws have this base.
+                    break
             else:
                 failed = failed or draw
         if draw is None:

@@ -46,8 +46,8 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 def run_trial(assignment: dict[str, Any]) -> None:
     """Run the assigned trial and leave its result in its folder.
 
-    A trial that fails says so in its result and ends in peace: Ray would only run it again. If the process dies, Ray
-    starts the trial anew, and it goes on from the last epoch. A trial that is given up leaves here by SystemExit, which
+    A trial that fails says so in its result and ends in peace. If the process dies, the driver starts the trial anew,
+    and it goes on from the last epoch. A trial that is given up leaves here by SystemExit, which
     the report raises; the driver then writes its result. One that cannot write leaves no result: it goes on later.
     """
     home, folder = here(assignment["home"], assignment["bucket"], assignment["folder"])

@@ -143,12 +143,58 @@ def test_without_more_to_give_it_is_not_tried_again(session: Callable[..., Sessi
     assert s.ledger.entries()[0].state == "failed"
 
 
-def test_a_lost_trial_has_its_class(session: Callable[..., Session]) -> None:
-    s = session()
+def test_a_trial_whose_process_died_goes_on_after_a_while(
+    session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s, now = session({"trials": 1}), 1000.0
+    monkeypatch.setattr("sweeps.driver.time.monotonic", lambda: now)
+    epoch = {"phase": "base", "epoch": 1, "epochs": 2, "base_topk": 0.5}
+
+    def begun_again(trial: str, after: float) -> None:
+        nonlocal now
+        assert not s.driver.done()
+        now += after - 0.1
+        assert s.driver.next_assignment(trial) is None, "a lost machine may not be known to be lost yet"
+        now += 0.1
+        again = s.driver.next_assignment(trial)
+        assert again is not None
+        assert again["number"] == 0
+
     s.begin()
-    s.driver.ended(s.id, died=True)
+    s.driver.ended("t0", died=True)
+    begun_again("t1", 5)
+    s.driver.ended("t1", died=True)
+    begun_again("t2", 20)
+    s.driver.reported("t2", epoch)
+    s.driver.ended("t2", died=True)
+    begun_again("t3", 5)
+    for trial, after in [("t3", 20), ("t4", 60)]:
+        s.driver.ended(trial, died=True)
+        begun_again(f"t{int(trial[1]) + 1}", after)
+    assert [entry.state for entry in s.ledger.entries()] == ["running"]
+    s.driver.ended("t5", died=True)
     (entry,) = s.ledger.entries()
-    assert (entry.state, entry.result["error"]) == ("failed", "lost: the trial's process died three times")
+    assert (entry.state, entry.result["error"]) == ("failed", "lost: the trial's process died 4 times")
+    assert s.driver.done()
+
+
+def test_a_trial_whose_process_died_is_brought_to_its_end_though_the_budget_is_used(
+    session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = session({"trials": 4, "budget": {"target": 0.4}})
+    s.begin()
+    second = s.begin()
+    s.driver.ended("t0", died=True)
+    s.complete(second, 0.5, "t1")
+    later = time.monotonic() + 10
+    monkeypatch.setattr("sweeps.driver.time.monotonic", lambda: later)
+    assert not s.driver.done()
+    again = s.driver.next_assignment("t2")
+    assert again is not None
+    assert again["number"] == 0
+    s.complete(again, 0.3, "t2")
+    assert s.driver.done()
+    assert [entry.state for entry in s.ledger.entries()] == ["complete"] * 2
 
 
 def test_an_interrupted_trial_stays_open(session: Callable[..., Session]) -> None:
