@@ -11,7 +11,7 @@ from tests.conftest import merged
 from tests.sweeps.commands import RECIPE, wait_for
 
 # Two cores, three machines: on a busy one that takes its time.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 
 def look_for_secrets(home: ClusterHome) -> None:
@@ -40,7 +40,7 @@ def look_for_secrets(home: ClusterHome) -> None:
 
 
 # Where there are no namespaces, both are the second one.
-@pytest.mark.parametrize("lan", ["namespaces", pytest.param("one namespace", marks=pytest.mark.soak)], indirect=True)
+@pytest.mark.parametrize("lan", ["namespaces", "one namespace"], indirect=True)
 def test_a_sweep_runs_on_all_machines_and_tells_nobody_a_secret(
     home: ClusterHome, lan: Namespaces | OneNamespace
 ) -> None:

@@ -72,7 +72,11 @@ def doors(
         cluster.close()
 
 
-@pytest.mark.parametrize("program", [_CONNECT, _CLIENT, _SUBMIT], ids=["connect", "client", "submit"])
+@pytest.mark.parametrize(
+    "program",
+    [_CONNECT, pytest.param(_CLIENT, marks=pytest.mark.soak), _SUBMIT],
+    ids=["connect", "client", "submit"],
+)
 @pytest.mark.parametrize("known", ["nothing", "a wrong token"])
 def test_ray_lets_nobody_in_without_the_token(doors: Doors, program: str, known: str) -> None:
     said = doors.knock(program, known)

@@ -57,7 +57,7 @@ def rows(output: str) -> dict[str, list[tuple[str, str]]]:
 
 
 # The order matters: the next one's machine stays.
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_cluster_that_is_well(home: Home, running: RayCluster) -> None:
     out = home.call("sweeps", "doctor", str(home.recipe("small")), "--address", running.address)

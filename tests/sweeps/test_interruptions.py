@@ -24,8 +24,8 @@ def ended(home: Home, name: str) -> dict[str, float]:
     return {str(path): path.stat().st_mtime for path in (home.folder / "sweeps" / name).glob("trials/*/result.json")}
 
 
-# SIGTERM is handled as SIGINT, so the first covers both.
-@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_sweep_ends_cleanly_and_goes_on(home: Home, sent: signal.Signals) -> None:
     # Long enough base phases that the signal finds trials at work.
     slow = merged(RECIPE, {"config": {"base": {"epochs": 12}}, "search": {"trials": 6}})
