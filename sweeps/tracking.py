@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -136,7 +136,7 @@ class SweepTracking:
     def log_epochs(self, entry: Entry, reports: list[dict[str, Any]]) -> None:
         """Log the metrics of a trial's epochs so far under their phases; an epoch that was logged is passed over.
 
-        Trials wait for this, and a server that wants a login takes a good part of a second for each call. So quick
+        Trials wait for this, and a server may take a good part of a second for each call. So quick
         epochs go together, the last ones at the trial's end, and no more than a fifth of the time is spent here.
         """
         start = time.monotonic()
@@ -200,7 +200,10 @@ class SweepTracking:
         client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
         return str(run.info.run_id)
 
-    def _log_epochs(self, entry: Entry, reports: list[dict[str, Any]]) -> None:
+    def _log_epochs(
+        self, entry: Entry, reports: list[dict[str, Any]], last: Sequence[Metric] = (), tags: Sequence[RunTag] = ()
+    ) -> None:
+        """Log what is missing of a trial's epochs, and in the same call what is known when it has ended."""
         client = self._connected()
         if entry.number not in self._logged:
             self._logged[entry.number] = {
@@ -217,27 +220,27 @@ class SweepTracking:
             for key, value in report.items()
             if key not in _PAST_EPOCH
         ]
-        # The server takes at most a thousand metrics a call.
-        for start in range(0, len(metrics), 1000):
-            client.log_batch(entry.run_id, metrics=metrics[start : start + 1000])
+        metrics += last
+        # The server takes at most a thousand entries a call, tags among them.
+        for start in range(0, len(metrics), 900):
+            client.log_batch(entry.run_id, metrics=metrics[start : start + 900], tags=tags if start == 0 else ())
         logged.update((report["phase"], report["epoch"]) for report in fresh)
 
     def _end_trial(self, entry: Entry) -> None:
-        client = self._connected()
         result = entry.result
-        self._log_epochs(entry, result.get("history", []))
         now = int(time.time() * 1000)
         numbers = {**result.get("metrics", {}), "trial_seconds": result["seconds"]}
         if memory := result.get("gpu_memory"):
             numbers |= {"gpu_memory_bytes": memory["bytes"], "gpu_memory_fraction": memory["fraction"]}
         tags = {"state": entry.state, "base_key": result.get("base_key"), "error": result.get("error")}
         tags["base_reused"] = str(result["base_reused"]).lower() if "base_reused" in result else None
-        client.log_batch(
-            entry.run_id,
-            metrics=[Metric(key, value, now, 0) for key, value in numbers.items()],
+        self._log_epochs(
+            entry,
+            result.get("history", []),
+            last=[Metric(key, value, now, 0) for key, value in numbers.items()],
             tags=[RunTag(key, value) for key, value in tags.items() if value],
         )
-        client.set_terminated(entry.run_id, "FAILED" if entry.state == "failed" else "FINISHED")
+        self._connected().set_terminated(entry.run_id, "FAILED" if entry.state == "failed" else "FINISHED")
 
     def _kill_trial(self, entry: Entry, reports: list[dict[str, Any]]) -> None:
         self._log_epochs(entry, reports)
