@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.machines import Namespaces, OneNamespace, free_port
-from tests.cluster.team import BIN, RayCluster, Tracking, plain_environment
+from tests.cluster.team import BIN, ClusterHome, RayCluster, Tracking, plain_environment
+from tests.conftest import merged
+from tests.sweeps.commands import RECIPE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -72,12 +74,19 @@ def doors(
         cluster.close()
 
 
+# Ray's own programs try for half a minute.
 @pytest.mark.parametrize(
-    "program",
-    [_CONNECT, pytest.param(_CLIENT, marks=pytest.mark.soak), _SUBMIT],
-    ids=["connect", "client", "submit"],
+    ("program", "known"),
+    [
+        pytest.param(_CONNECT, "nothing", marks=pytest.mark.soak),
+        (_CONNECT, "a wrong token"),
+        pytest.param(_CLIENT, "nothing", marks=pytest.mark.soak),
+        pytest.param(_CLIENT, "a wrong token", marks=pytest.mark.soak),
+        (_SUBMIT, "nothing"),
+        (_SUBMIT, "a wrong token"),
+    ],
+    ids=[f"{program}-{known}" for program in ("connect", "client", "submit") for known in ("nothing", "a wrong token")],
 )
-@pytest.mark.parametrize("known", ["nothing", "a wrong token"])
 def test_ray_lets_nobody_in_without_the_token(doors: Doors, program: str, known: str) -> None:
     said = doors.knock(program, known)
     assert not said.startswith("in "), said
@@ -87,9 +96,15 @@ def test_ray_lets_nobody_in_without_the_token(doors: Doors, program: str, known:
     assert not doors.mark.exists()
 
 
-@pytest.mark.parametrize("program", [_CONNECT, _CLIENT], ids=["connect", "client"])
+@pytest.mark.parametrize(
+    "program", [_CONNECT, pytest.param(_CLIENT, marks=pytest.mark.soak)], ids=["connect", "client"]
+)
 def test_ray_lets_in_who_has_the_token(doors: Doors, program: str) -> None:
-    assert "\nin " in "\n" + doors.knock(program, "the token")
+    said = doors.knock(program, "the token")
+    if "Starting Ray client server failed" in said:
+        # He was let in; but Ray gives the process that serves him half a minute to start, which may be too little.
+        said = doors.knock(program, "the token")
+    assert "\nin " in "\n" + said
 
 
 def test_the_dashboard_answers_nobody_without_the_token(doors: Doors) -> None:
@@ -104,6 +119,15 @@ def test_the_dashboard_answers_nobody_without_the_token(doors: Doors) -> None:
     right.write_text(f"Authorization: Bearer {doors.ray.token}")
     assert doors.ask("/api/jobs/", "--header", f"@{right}") == 200
     assert not doors.mark.exists()
+
+
+def test_who_has_token_and_login_runs_a_sweep_on_two_machines(doors: Doors) -> None:
+    doors.ray.start_worker("worker-1")
+    home = ClusterHome(doors.ray)
+    recipe = home.recipe("let-in", **merged(RECIPE, {"search": {"trials": 4}}))
+    said = home.call("sweeps", "run", str(recipe), "--address", doors.ray.address)
+    assert "sweep let-in: 2 at a time" in said
+    home.assert_right("let-in", 4)
 
 
 class Visitor:

@@ -13,8 +13,8 @@ from senet.models import build_model
 @pytest.mark.parametrize(
     "theirs",
     [
-        *[pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "resnet50", "resnet152", "vgg16_bn")],
-        *[pytest.param(name, marks=pytest.mark.soak) for name in ("resnet34", "resnet101")],
+        *[pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "resnet50", "resnet152")],
+        *[pytest.param(name, marks=pytest.mark.soak) for name in ("resnet34", "resnet101", "vgg16_bn")],
     ],
 )
 def test_the_network_is_torchvisions(theirs: str) -> None:

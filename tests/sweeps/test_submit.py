@@ -63,7 +63,7 @@ def test_a_submitted_sweep_goes_on_alone_and_is_stopped_and_resumed(
     assert not (laptop.folder / "sweeps").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_network_of_the_users_own_goes_with_it(home: Home, laptop: Home, running: RayCluster) -> None:
     (laptop.folder / "mine.py").write_text(NETWORK)
