@@ -121,15 +121,6 @@ def test_the_dashboard_answers_nobody_without_the_token(doors: Doors) -> None:
     assert not doors.mark.exists()
 
 
-def test_who_has_token_and_login_runs_a_sweep_on_two_machines(doors: Doors) -> None:
-    doors.ray.start_worker("worker-1")
-    home = ClusterHome(doors.ray)
-    recipe = home.recipe("let-in", **merged(RECIPE, {"search": {"trials": 4}}))
-    said = home.call("sweeps", "run", str(recipe), "--address", doors.ray.address)
-    assert "sweep let-in: 2 at a time" in said
-    home.assert_right("let-in", 4)
-
-
 class Visitor:
     """Calls to the tracking server by somebody."""
 
@@ -258,3 +249,12 @@ def test_logins_leave_the_machine_encrypted(lan: Namespaces | OneNamespace, trac
         assert "CERTIFICATE_VERIFY_FAILED" in ask()
     finally:
         machine.kill()
+
+
+def test_who_has_token_and_login_runs_a_sweep_on_two_machines(doors: Doors) -> None:
+    doors.ray.start_worker("worker-2")
+    home = ClusterHome(doors.ray)
+    recipe = home.recipe("let-in", **merged(RECIPE, {"search": {"trials": 4}}))
+    said = home.call("sweeps", "run", str(recipe), "--address", doors.ray.address)
+    assert "sweep let-in: 2 at a time" in said
+    home.assert_right("let-in", 4)
