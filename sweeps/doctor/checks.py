@@ -7,7 +7,7 @@ from typing import Any
 from senet.errors import InputError
 from sweeps.config import Recipe
 from sweeps.doctor.cluster import Answers, Machine
-from sweeps.storage import mounts, open_database, share_of, storage_file
+from sweeps.storage import check_bucket, mounts, open_database, share_of, storage_file
 
 _CLOCK_SECONDS = 2.0
 
@@ -75,10 +75,12 @@ def able(machines: list[Machine], recipe: Recipe) -> list[Machine]:
     return [machine for machine in machines if recipe.resources.room(machine.resources)]
 
 
-def storage(folder: Path, described: Answers, written: Answers, unread: Answers) -> list[Finding]:
-    """Whether all machines write below SWEEPS_HOME, and see what the others wrote."""
+def storage(folder: str, described: Answers, written: Answers, unread: Answers) -> list[Finding]:
+    """Whether all machines write below SWEEPS_HOME, a folder or a bucket, and see what the others wrote."""
     bad = []
     mount = f"mount the shared folder at {folder} on every machine, writable for the user that runs Ray"
+    if "://" in folder:
+        mount = "give the user that runs Ray there the right to read and write the bucket, and install s3fs or gcsfs"
     for name, found in described.given.items():
         if not found["exists"]:
             bad.append(Finding("storage", name, f"{folder} is not there", mount))
@@ -95,8 +97,22 @@ def storage(folder: Path, described: Answers, written: Answers, unread: Answers)
     return bad or [Finding("storage", _all(described.given), f"{folder}: written and read by all")]
 
 
-def ledger(home: Path, recipe: Recipe | None) -> list[Finding]:
-    """Whether the ledgers of the sweeps that are there, and of the next one, lie where they are safe."""
+def ledger(
+    home: Path, recipe: Recipe | None, bucket: str | None = None, tracking_server: str | None = None
+) -> list[Finding]:
+    """Whether the ledgers of the sweeps that are there, and of the next one, lie where they are safe.
+
+    Args:
+        bucket: the URL of the bucket that `home` is a copy of, if it is one.
+        tracking_server: MLFLOW_TRACKING_URI.
+    """
+    if bucket is not None and recipe is None:
+        return [Finding("ledger", "driver", "the database that a recipe names (`search.storage`)")]
+    if bucket is not None and recipe is not None:
+        try:
+            check_bucket(bucket, recipe.search.storage, recipe.data, tracking_server)
+        except InputError as error:
+            return [Finding("ledger", "driver", str(error), 'see "Without a shared folder" in cluster/README.md')]
     if recipe is not None and recipe.search.storage is not None:
         try:
             open_database(recipe.search.storage)

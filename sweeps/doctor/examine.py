@@ -1,5 +1,6 @@
 """Asks every machine, and puts together what was found."""
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from sweeps.doctor.checks import Finding
 from sweeps.doctor.cluster import Answers, Machine, ask, clock_offset, machines
 from sweeps.doctor.corners import Corners
 from sweeps.doctor.rehearsal import rehearse
+from sweeps.shared import Shared
 from sweeps.tracking import tracking_problem, tracking_uri
 
 # A large network takes its time on a CPU; a place for it may first have to become free.
@@ -30,13 +32,14 @@ def examine(home: Path, recipe: Recipe | None, source: str) -> Iterator[Finding]
     """
     home.mkdir(parents=True, exist_ok=True)
     there = machines()
-    described = ask(there, machine.describe, str(home))
+    bucket = Shared(home).url
+    described = ask(there, machine.describe, str(home), bucket is not None)
     answering = [one for one in there if one.name in described.given]
     yield from checks.reached(there, described)
     yield from checks.versions(machine.describe(str(home))["versions"], described)
     yield from checks.devices(there, described, recipe)
-    yield from _storage(home, answering, described)
-    yield from checks.ledger(home, recipe)
+    yield from _storage(bucket or str(home), answering, described)
+    yield from checks.ledger(home, recipe, bucket, os.environ.get("MLFLOW_TRACKING_URI"))
     yield from checks.tracking(home, tracking_uri(home), tracking_problem(home), len({one.address for one in there}))
     yield from checks.clocks({one.name: clock_offset(one) for one in answering})
     yield from checks.doors(ask(answering, machine.open_doors))
@@ -44,19 +47,19 @@ def examine(home: Path, recipe: Recipe | None, source: str) -> Iterator[Finding]
         yield from _trials(home, recipe, source, answering, described)
 
 
-def _storage(home: Path, there: list[Machine], described: Answers) -> list[Finding]:
-    """Let every machine write a file, and read all the others'."""
+def _storage(place: str, there: list[Machine], described: Answers) -> list[Finding]:
+    """Let every machine write a file to a folder or a bucket, and read all the others'."""
     mounted = [one for one in there if described.given[one.name]["exists"]]
-    folder = home / f".doctor-{secrets.token_hex(8)}"
+    folder = f"{place}/.doctor-{secrets.token_hex(8)}"
     try:
-        written = ask(mounted, machine.write_probe, str(folder))
+        written = ask(mounted, machine.write_probe, folder)
         names = {one.node_id: one.name for one in mounted if written.given.get(one.name, "") is None}
-        unread = ask(mounted, machine.unread_probes, str(folder), list(names))
+        unread = ask(mounted, machine.unread_probes, folder, list(names))
         lost = {name: [names[node_id] for node_id in missing] for name, missing in unread.given.items()}
-        ask(mounted, machine.remove_probes, str(folder))
+        ask(mounted, machine.remove_probes, folder)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return checks.storage(home, described, written, Answers(lost, unread.missing))
+        machine.remove_probes(folder)
+    return checks.storage(place, described, written, Answers(lost, unread.missing))
 
 
 def _trials(home: Path, recipe: Recipe, source: str, there: list[Machine], described: Answers) -> Iterator[Finding]:

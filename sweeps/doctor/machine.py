@@ -12,6 +12,7 @@ import shutil
 import socket
 import time
 import urllib.request
+from contextlib import suppress
 from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -35,17 +36,22 @@ _PAGES = {
 }
 
 
-def describe(home: str) -> dict[str, Any]:
-    """Versions, GPUs, and the disk on which `home` lies."""
-    found: dict[str, Any] = {"versions": _versions(), "exists": Path(home).is_dir(), "gpus": 0, "torch": None}
+def describe(home: str, bucket: bool = False) -> dict[str, Any]:
+    """Versions, GPUs, and the disk on which `home` lies.
+
+    Args:
+        bucket: `home` is this machine's copy of a bucket, which is made when it is needed.
+    """
+    there = bucket or Path(home).is_dir()
+    found: dict[str, Any] = {"versions": _versions(), "exists": there, "gpus": 0, "torch": None}
     try:
         import torch
 
         found["gpus"] = torch.cuda.device_count()
     except (ImportError, OSError) as error:
         found["torch"] = str(error).partition("\n")[0]
-    there = next(path for path in [Path(home), *Path(home).parents] if path.exists())
-    found["free_bytes"] = shutil.disk_usage(there).free
+    disk = next(path for path in [Path(home), *Path(home).parents] if path.exists())
+    found["free_bytes"] = shutil.disk_usage(disk).free
     return found
 
 
@@ -55,15 +61,23 @@ def clock() -> float:
 
 
 def write_probe(folder: str) -> str | None:
-    """Write a file that is named by Ray's id of this machine; returns why that failed, or None."""
+    """Write a file that is named by Ray's id of this machine; returns why that failed, or None.
+
+    Args:
+        folder: a path, or a URL (fsspec).
+    """
     import ray
 
     name = ray.get_runtime_context().get_node_id()
     try:
-        Path(folder).mkdir(exist_ok=True)
-        (Path(folder) / name).write_text(name)
-    except OSError as error:
-        return error.strerror or str(error)
+        if "://" in folder:
+            files, root = _files(folder)
+            files.pipe_file(f"{root}/{name}", name.encode())
+        else:
+            Path(folder).mkdir(exist_ok=True)
+            (Path(folder) / name).write_text(name)
+    except Exception as error:  # noqa: BLE001 Each file system raises errors of its own.
+        return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
     return None
 
 
@@ -71,7 +85,7 @@ def unread_probes(folder: str, names: list[str]) -> list[str]:
     """Which of the files that others have written cannot be read here."""
     deadline = time.monotonic() + _SHARE_SECONDS
     while True:
-        missing = [name for name in names if not _reads(Path(folder) / name, name)]
+        missing = [name for name in names if not _reads(folder, name)]
         if not missing or time.monotonic() > deadline:
             return missing
         time.sleep(0.5)
@@ -79,7 +93,13 @@ def unread_probes(folder: str, names: list[str]) -> list[str]:
 
 def remove_probes(folder: str) -> None:
     """Take the probes away again."""
-    shutil.rmtree(folder, ignore_errors=True)
+    if "://" not in folder:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    # What was not written cannot be removed, and where nothing can be done the other probes say so.
+    with suppress(Exception):
+        files, root = _files(folder)
+        files.rm(root, recursive=True)
 
 
 def open_doors(listening: str | None = None) -> list[str]:
@@ -145,12 +165,23 @@ def _code() -> str:
     return total.hexdigest()[:8]
 
 
-def _reads(path: Path, text: str) -> bool:
+def _files(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the folder's key in it; what others have put there meanwhile is seen."""
+    import fsspec
+
+    files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    return files, str(root)
+
+
+def _reads(folder: str, name: str) -> bool:
     try:
+        if "://" in folder:
+            files, root = _files(folder)
+            return bool(files.cat_file(f"{root}/{name}") == name.encode())
         # Listing the folder makes a share look again.
-        os.listdir(path.parent)
-        return path.read_text() == text
-    except OSError:
+        os.listdir(folder)
+        return (Path(folder) / name).read_text() == name
+    except Exception:  # noqa: BLE001 Each file system raises errors of its own.
         return False
 
 

@@ -305,3 +305,16 @@ def test_a_home_that_cannot_be(
     said = refusal(main, capsys, "status", "x").err
     assert "SWEEPS_HOME: must be a folder, s3://bucket/folder or gs://bucket/folder" in said
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_doctor_looks_into_the_bucket(bucket: BucketHome, files: Any, postgres: Postgres) -> None:
+    out = bucket.call("sweeps", "doctor", recipe(bucket, "x", storage=postgres.create("doctor")))
+    assert "s3://lab/home: written and read by all" in out
+    assert not [key for key in files.find("lab/home") if ".doctor" in key], "it tidies up"
+    process = bucket.start("sweeps", "doctor", recipe(bucket, "y"))
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 1
+    assert "where no ledger can lie: name a database" in " ".join(out.replace("│", " ").split())
+    assert 'ledger, driver: see "Without a shared folder" in cluster/README.md' in out
