@@ -35,7 +35,11 @@ def look_for_secrets(home: ClusterHome) -> None:
     assert nodes >= 3, "what starts Ray knows what it should not"
     assert trials >= 1
     for path in home.folder.rglob("*"):
-        text = path.read_bytes() if path.is_file() else b""
+        try:
+            text = path.read_bytes() if path.is_file() else b""
+        except FileNotFoundError:
+            # The sweep goes on meanwhile, and has files that are soon gone.
+            continue
         assert not any(secret in text for secret in [*passwords, token]), path
 
 
