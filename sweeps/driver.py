@@ -120,8 +120,8 @@ class Driver:
         }
 
     def done(self) -> bool:
-        """Whether no trial is left to start."""
-        return self._suggester.done()
+        """Whether no trial is left to start, nor may be: one that runs may yet have to be started again."""
+        return not self._live and self._suggester.done()
 
     def asked(self) -> str | None:
         """What somebody from outside asks for."""

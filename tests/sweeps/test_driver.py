@@ -161,6 +161,7 @@ def test_a_trial_whose_process_died_goes_on_after_a_while(
         assert again["number"] == 0
 
     s.begin()
+    assert not s.driver.done(), "it may have to be started again"
     s.driver.ended("t0", died=True)
     begun_again("t1", 5)
     s.driver.ended("t1", died=True)

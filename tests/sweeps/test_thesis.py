@@ -287,7 +287,7 @@ def test_epochs_are_timed_once(tiny: Dataset, tmp_path: Path, sweep: Sweep) -> N
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_command_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Times do not matter here; threads that wait for each other on a busy machine would take minutes.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -305,7 +305,7 @@ def test_the_command_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     call = ["thesis", "--data", "dogs", *(f"--set={key}={json.dumps(value)}" for key, value in settings.items())]
     process = home.start("sweeps", *call)
-    out, error = process.communicate(timeout=240)
+    out, error = process.communicate(timeout=480)
     assert (process.returncode, error) == (0, ""), out + error
     home.assert_consistent("thesis", 16)
     trials = home.study("thesis").trials
