@@ -136,8 +136,8 @@ class SweepTracking:
     def log_epochs(self, entry: Entry, reports: list[dict[str, Any]]) -> None:
         """Log the metrics of a trial's epochs so far under their phases; an epoch that was logged is passed over.
 
-        Trials wait for this, and a server may take a good part of a second for each call. So quick
-        epochs go together, the last ones at the trial's end, and no more than a fifth of the time is spent here.
+        Trials wait for this, and a server may take a good part of a second for each call. So quick epochs go together,
+        the last ones at the trial's end, and no more than a fifth of the time is spent here.
         """
         start = time.monotonic()
         if entry.run_id and start >= max(self._due.get(entry.number, 0.0), self._free):

@@ -47,8 +47,8 @@ def run_trial(assignment: dict[str, Any]) -> None:
     """Run the assigned trial and leave its result in its folder.
 
     A trial that fails says so in its result and ends in peace. If the process dies, the driver starts the trial anew,
-    and it goes on from the last epoch. A trial that is given up leaves here by SystemExit, which
-    the report raises; the driver then writes its result. One that cannot write leaves no result: it goes on later.
+    and it goes on from the last epoch. A trial that is given up leaves here by SystemExit, which the report raises; the
+    driver then writes its result. One that cannot write leaves no result: it goes on later.
     """
     home, folder = here(assignment["home"], assignment["bucket"], assignment["folder"])
     try:

@@ -106,9 +106,9 @@ def ledger(
         bucket: the URL of the bucket that `home` is a copy of, if it is one.
         tracking_server: MLFLOW_TRACKING_URI.
     """
-    if bucket is not None and recipe is None:
-        return [Finding("ledger", "driver", "the database that a recipe names (`search.storage`)")]
-    if bucket is not None and recipe is not None:
+    if bucket is not None:
+        if recipe is None:
+            return [Finding("ledger", "driver", "the database that a recipe names (`search.storage`)")]
         try:
             check_bucket(bucket, recipe.search.storage, recipe.data, tracking_server)
         except InputError as error:
