@@ -12,8 +12,7 @@ from rich.table import Table
 from senet.command import confirmed
 from senet.errors import InputError
 from senet.home import home
-from sweeps.inventory import Inventory, Stored, over, quota, size_of
-from sweeps.lease import file_system_time
+from sweeps.inventory import Inventory, Stored, inventory_of, over, quota, size_of
 
 
 def bases(arguments: Namespace) -> int:
@@ -25,7 +24,7 @@ def bases(arguments: Namespace) -> int:
         raise InputError(f"--prune {needs} --older-than DAYS, --keep SIZE, --damaged: they say what to remove")
     if arguments.prune and arguments.json:
         raise InputError("--json lists, --prune removes: choose one")
-    inventory = Inventory(home() / "bases")
+    inventory = inventory_of(home())
     if arguments.prune:
         return _prune(inventory, arguments)
     found = inventory.bases(verify=arguments.verify)
@@ -45,7 +44,7 @@ def _prune(inventory: Inventory, arguments: Namespace) -> int:
         return 0
     for base in chosen:
         print(f"{base.key}: {base.state}, {_size(base.bytes)}, {base.network}, last used {_date(base.used)}")
-    if not confirmed(f"delete {_total(chosen)} of {len(found)} in {inventory.folder}?", arguments.yes):
+    if not confirmed(f"delete {_total(chosen)} of {len(found)} in {inventory.place}?", arguments.yes):
         print("nothing deleted")
         return 1
     for base in chosen:
@@ -67,7 +66,7 @@ def _chosen(
     idle = inventory.idle(found)
     chosen = [base for base in found if damaged and base.state == "damaged" and base.holder is None]
     if older_than is not None and idle:
-        since = file_system_time(inventory.folder) - 86400 * older_than
+        since = inventory.now() - 86400 * older_than
         chosen += [base for base in idle if base.used < since and base not in chosen]
     rest = [base for base in found if base not in chosen]
     return chosen + over(keep, rest, [base for base in idle if base not in chosen])
@@ -75,7 +74,7 @@ def _chosen(
 
 def _print(found: list[Stored], inventory: Inventory) -> None:
     if not found:
-        print(f"no bases in {inventory.folder}; a sweep trains them")
+        print(f"no bases in {inventory.place}; a sweep trains them")
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("key", "state", "size", "data", "network", "top-k", "seconds", "last use"):
@@ -99,7 +98,7 @@ def _print(found: list[Stored], inventory: Inventory) -> None:
     for base in found:
         if base.holder is not None:
             print(f"{base.key}: trained by {base.holder}")
-    print(f"{_total(found)} in {inventory.folder}")
+    print(f"{_total(found)} in {inventory.place}")
     damaged = [base.key for base in found if base.state == "damaged"]
     if damaged:
         print(f"damaged: {', '.join(damaged)}; remove them: sweeps bases --prune --damaged")

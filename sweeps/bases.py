@@ -164,6 +164,7 @@ class BaseStore:
 
         try:
             write_atomically(folder / "making.json", json.dumps(about, indent=2).encode())
+            self._shared.pass_on(folder / "making.json")
             trained = train_base(config, dataset, runtime, on_own_epoch, folder / "progress.pt")
             self._publish(folder, trained, about, lease)
         except OSError:
@@ -190,7 +191,8 @@ class BaseStore:
         if not _write_first(folder / "base.json", text):
             raise LeaseLost
         self._shared.pass_on(path, folder / "base.json")
-        self._shared.remove(folder / "progress.pt")
+        for name in ("making.json", "progress.pt"):
+            self._shared.remove(folder / name)
         _clear_up(folder)
 
 

@@ -1,4 +1,4 @@
-"""The bases on disk, without what trains them: which there are, who trains them, how large they are, and which can go.
+"""The bases on disk or in a bucket, without what trains them: which there are, who trains them, and which can go.
 
 bases/KEY/
     base.json                  written last: a folder that has it is a complete base; it names the weights
@@ -14,7 +14,9 @@ import math
 import os
 import re
 import shutil
+import time
 import uuid
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from typing import Any
 from senet.config import ModelConfig
 from senet.errors import InputError
 from sweeps.lease import DEFAULT, Timing, file_system_time, lease_holder
+from sweeps.shared import Shared
 
 QUOTA = "SWEEPS_BASES_QUOTA"
 
@@ -71,6 +74,11 @@ class Inventory:
 
     def __init__(self, folder: Path, timing: Timing = DEFAULT) -> None:
         self.folder, self._timing = folder, timing
+        self.place = str(folder)
+
+    def now(self) -> float:
+        """The time by the clock that dates the files."""
+        return file_system_time(self.folder)
 
     def held(self, key: str) -> bool:
         """Whether somebody trains the base of this key now: a trial that needs it had better wait."""
@@ -83,13 +91,13 @@ class Inventory:
             verify: read all weights and compare their checksums; otherwise a base whose files are there is complete.
         """
         folders = sorted(self.folder.glob("*/")) if self.folder.is_dir() else []
-        return [self._stored(folder, verify) for folder in folders if re.fullmatch("[0-9a-f]{16}", folder.name)]
+        return [self._stored(folder, verify) for folder in folders if _is_key(folder.name)]
 
     def idle(self, bases: list[Stored]) -> list[Stored]:
         """Those that can go, the least recently used first: nobody trains them, or has used them within the hour."""
         if not bases:
             return []
-        since = file_system_time(self.folder) - _RECENTLY_SECONDS
+        since = self.now() - _RECENTLY_SECONDS
         return sorted((b for b in bases if b.holder is None and b.used < since), key=lambda base: base.used)
 
     def make_room(self, needed: int, quota: float) -> None:
@@ -129,6 +137,69 @@ class Inventory:
             about=about or _json_of(folder / "making.json") or {},
             holder=holder,
         )
+
+
+class BucketInventory(Inventory):
+    """The bases in the bucket that `folder` is this machine's copy of.
+
+    Nobody has a lease there: a base in the making whose files changed within the hour is taken to be in training.
+    """
+
+    def __init__(self, folder: Path, shared: Shared) -> None:
+        super().__init__(folder)
+        self._shared = shared
+        self.place = f"{shared.url}/{folder.name}"
+
+    def now(self) -> float:
+        """The time of this machine: a bucket's is the world's."""
+        return time.time()
+
+    def bases(self, verify: bool = False) -> list[Stored]:
+        """All bases, by key; see `Inventory.bases`."""
+        folders: dict[str, dict[str, tuple[int, float]]] = {}
+        for name, about in self._shared.listing(self.folder).items():
+            key, _, file = name.partition("/")
+            if _is_key(key) and file:
+                folders.setdefault(key, {})[file] = about
+        return [self._of(key, files, verify) for key, files in sorted(folders.items())]
+
+    def remove(self, key: str) -> None:
+        """Delete a base in the bucket, from its `base.json` on, and this machine's copy of it."""
+        self._shared.remove(self.folder / key / "base.json")
+        self._shared.remove(self.folder / key)
+        super().remove(key)
+
+    def _of(self, key: str, files: dict[str, tuple[int, float]], verify: bool) -> Stored:
+        folder = self.folder / key
+        about = _parsed(self._shared.read(folder / "base.json"))
+        used = max(changed for _, changed in files.values())
+        if about is not None and self._has_weights(folder, about, files, verify):
+            state = "complete"
+        elif "base.json" in files:
+            state = "damaged"
+        else:
+            state = "training" if used > self.now() - _RECENTLY_SECONDS else "abandoned"
+        return Stored(
+            key=key,
+            state=state,
+            bytes=sum(size for size, _ in files.values()),
+            used=used,
+            about=about or _parsed(self._shared.read(folder / "making.json")) or {},
+            holder=None,
+        )
+
+    def _has_weights(self, folder: Path, about: dict[str, Any], files: Container[str], verify: bool) -> bool:
+        path = weights_path(folder, about)
+        if not verify:
+            return path.name in files
+        content = self._shared.read(path)
+        return content is not None and hashlib.sha256(content).hexdigest() == about.get("sha256")
+
+
+def inventory_of(home: Path) -> Inventory:
+    """The bases of a home, a folder or a bucket."""
+    shared = Shared(home)
+    return Inventory(home / "bases") if shared.url is None else BucketInventory(home / "bases", shared)
 
 
 def over(limit: float, bases: list[Stored], candidates: list[Stored]) -> list[Stored]:
@@ -184,7 +255,19 @@ def _files(folder: Path) -> dict[str, os.stat_result]:
 
 def _json_of(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return _parsed(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _parsed(content: bytes | None) -> dict[str, Any] | None:
+    """The JSON object that a file holds; None where it holds none."""
+    try:
+        value = json.loads(content or b"")
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _is_key(name: str) -> bool:
+    return re.fullmatch("[0-9a-f]{16}", name) is not None

@@ -53,6 +53,30 @@ class Shared:
         for name in sorted(names, key=lambda name: name == last):
             self.fetch(folder / name)
 
+    def listing(self, folder: Path) -> dict[str, tuple[int, float]]:
+        """The files below a folder of the bucket: bytes and time of the last change (seconds since 1970), by name."""
+        root = PurePosixPath(self._key(folder))
+        try:
+            found = self._files.find(str(root), detail=True)
+        except FileNotFoundError:
+            return {}
+        # Each file system names the time in its own way: s3fs, gcsfs.
+        return {
+            str(PurePosixPath(key).relative_to(root)): (
+                about["size"],
+                (about.get("LastModified") or about["mtime"]).timestamp(),
+            )
+            for key, about in found.items()
+        }
+
+    def read(self, path: Path) -> bytes | None:
+        """What a file in the bucket holds; None where there is none."""
+        try:
+            content: bytes = self._files.cat_file(self._key(path))
+            return content
+        except FileNotFoundError:
+            return None
+
     def pass_on(self, *paths: Path) -> None:
         """Put files that have changed since into the bucket, in their order."""
         if self._files is None:

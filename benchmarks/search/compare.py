@@ -196,8 +196,8 @@ class RayByTheBook:
     grace_period, reduction_factor = 1, 3
 
     def __init__(self, space: Space, seed: int, epochs: int) -> None:
-        self._search = _TwoPhases(lambda trial: suggested(trial, space), metric="joint", mode="max", seed=seed)
-        self._scheduler = ASHAScheduler(
+        self.search = _TwoPhases(lambda trial: suggested(trial, space), metric="joint", mode="max", seed=seed)
+        self.scheduler = ASHAScheduler(
             time_attr="base_epoch",
             metric="base_topk",
             mode="max",
@@ -209,18 +209,18 @@ class RayByTheBook:
         )
 
     def ask(self, number: int) -> Params:
-        self._scheduler.on_trial_add(None, SimpleNamespace(trial_id=str(number)))
-        params: Params = self._search.suggest(str(number))
+        self.scheduler.on_trial_add(None, SimpleNamespace(trial_id=str(number)))
+        params: Params = self.search.suggest(str(number))
         return params
 
     def goes_on(self, number: int, epoch: int, topk: float) -> bool:
         result = {"base_epoch": epoch, "base_topk": topk}
-        action = self._scheduler.on_trial_result(None, SimpleNamespace(trial_id=str(number)), result)
-        self._search.on_trial_result(str(number), result)
+        action = self.scheduler.on_trial_result(None, SimpleNamespace(trial_id=str(number)), result)
+        self.search.on_trial_result(str(number), result)
         return bool(action != TrialScheduler.STOP)
 
     def tell(self, number: int, joint: float | None) -> None:
-        self._search.on_trial_complete(str(number), {} if joint is None else {"joint": joint})
+        self.search.on_trial_complete(str(number), {} if joint is None else {"joint": joint})
 
 
 class RayMilder(RayByTheBook):

@@ -1,8 +1,11 @@
 """A sweep whose home is a bucket: driver and trials have disks of their own, and what it comes to is the same."""
 
 import csv
+import hashlib
+import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,7 +187,7 @@ def test_trials_go_on_and_bases_serve_on_other_machines(
     assert progress is not None
     assert (progress["phase"], progress["epoch"]) == ("base", 2)
     (key,) = {Path(name).parent.name for name in files.find("lab/home/bases")}
-    assert [Path(name).name for name in files.find(f"lab/home/bases/{key}")] == ["progress.pt"]
+    assert [Path(name).name for name in files.find(f"lab/home/bases/{key}")] == ["making.json", "progress.pt"]
     assert machines.run("second", 0, ("streaming", 1)) == whole[:4]
     assert machines.run("third", 0) == whole[3:]
     found = machines.sweep.result(0)
@@ -201,6 +204,48 @@ def test_trials_go_on_and_bases_serve_on_other_machines(
     assert reused is not None
     assert (reused["base_reused"], reused["metrics"]) == (True, wanted["metrics"])
     assert not [name for name in files.find("lab/home/sweeps/x/trials") if name.endswith(".pt")]
+
+
+@pytest.mark.slow
+def test_bases_are_listed_and_pruned_in_the_bucket(
+    tmp_path: Path, files: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SWEEPS_HOME", "s3://lab/home")
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["bases"]) == 0
+    assert "no bases in s3://lab/home/bases; a sweep trains them" in capsys.readouterr().out
+    about = {"config": {"model": {"name": "senet34"}}, "data": "pets", "history": [{"base_topk": 0.5}], "seconds": 7}
+    whole, broken, making = "a" * 16, "b" * 16, "c" * 16
+    for key, weights in ((whole, b"right"), (broken, b"other")):
+        complete = about | {"weights": "weights-1.safetensors", "sha256": hashlib.sha256(b"right").hexdigest()}
+        files.pipe(f"lab/home/bases/{key}/weights-1.safetensors", weights)
+        files.pipe(f"lab/home/bases/{key}/base.json", json.dumps(complete).encode())
+    files.pipe(f"lab/home/bases/{making}/making.json", json.dumps(about).encode())
+    files.pipe("lab/home/bases/note.txt", b"not a base")
+
+    def listed(*options: str, code: int = 0) -> dict[str, Any]:
+        assert main(["bases", "--json", *options]) == code
+        return {base["key"]: base for base in json.loads(capsys.readouterr().out)}
+
+    found = listed()
+    states = {whole: "complete", broken: "complete", making: "training"}
+    assert {key: base["state"] for key, base in found.items()} == states
+    assert {key: base["network"] for key, base in found.items()} == dict.fromkeys(states, "senet34")
+    assert found[whole]["bytes"] == sum(files.info(name)["size"] for name in files.find(f"lab/home/bases/{whole}"))
+    assert {key: base["state"] for key, base in listed("--verify", code=1).items()} == states | {broken: "damaged"}
+
+    assert main(["bases", "--prune", "--damaged", "--yes"]) == 0
+    assert "deleted 1 bases" in capsys.readouterr().out
+    assert listed().keys() == {whole, making}
+    assert main(["bases", "--prune", "--keep", "0GB", "--yes"]) == 0
+    assert "nothing to remove" in capsys.readouterr().out, "all were used within the hour"
+    now = time.time()
+    monkeypatch.setattr("sweeps.inventory.time.time", lambda: now + 7200)
+    assert listed()[making]["state"] == "abandoned"
+    assert main(["bases", "--prune", "--keep", "0GB", "--yes"]) == 0
+    assert "deleted 2 bases" in capsys.readouterr().out
+    assert files.find("lab/home/bases") == ["lab/home/bases/note.txt"]
 
 
 @pytest.mark.slow
