@@ -28,6 +28,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -187,7 +188,8 @@ class _TwoPhases(OptunaSearch):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The base's accuracy, by which TPE ranks trials that were stopped."""
-        self._ot_trials[trial_id].report(result["base_topk"], result["base_epoch"])
+        if "base_topk" in result:
+            self._ot_trials[trial_id].report(result["base_topk"], result["base_epoch"])
 
 
 class RayByTheBook:
@@ -196,7 +198,7 @@ class RayByTheBook:
     grace_period, reduction_factor = 1, 3
 
     def __init__(self, space: Space, seed: int, epochs: int) -> None:
-        self.search = _TwoPhases(lambda trial: suggested(trial, space), metric="joint", mode="max", seed=seed)
+        self.search = _TwoPhases(partial(suggested, space=space), metric="joint", mode="max", seed=seed)
         self.scheduler = ASHAScheduler(
             time_attr="base_epoch",
             metric="base_topk",

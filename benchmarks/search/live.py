@@ -112,7 +112,7 @@ def rays(home: Path, recipe: Recipe, space: Space, seed: int, target: float, cap
     began = time.time()
     ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
     tuner = tune.Tuner(
-        tune.with_parameters(train_both, recipe=recipe, folder=home / "data" / recipe.data),
+        tune.with_parameters(train_both, recipe=recipe, folder=home / "datasets" / recipe.data),
         tune_config=tune.TuneConfig(
             search_alg=wiring.search,
             scheduler=wiring.scheduler,
@@ -159,7 +159,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        prepare_breeds(home / "data" / recipe.data, DATA)
+        prepare_breeds(home / "datasets" / recipe.data, DATA)
         for seed in range(arguments.seeds):
             one = {"seed": seed, "ours": ours(home, seed, found["target"], arguments.cap)}
             one |= {"ray": rays(home, recipe, recipe.parsed_space(source), seed, found["target"], arguments.cap)}
