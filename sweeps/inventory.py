@@ -80,10 +80,6 @@ class Inventory:
         """The time by the clock that dates the files."""
         return file_system_time(self.folder)
 
-    def held(self, key: str) -> bool:
-        """Whether somebody trains the base of this key now: a trial that needs it had better wait."""
-        return lease_holder(self.folder / key, self._timing) is not None
-
     def bases(self, verify: bool = False) -> list[Stored]:
         """All bases, by key.
 

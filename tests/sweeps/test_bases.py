@@ -59,12 +59,12 @@ def test_a_base_is_trained_once(tmp_path: Path, tiny: Dataset, trial_config: Mak
 
     def on_epoch(report: dict[str, Any]) -> None:
         epochs.append(report["epoch"])
-        assert Inventory(tmp_path).held(folder_of(tmp_path).name)
+        assert Inventory(tmp_path).bases()[0].holder is not None
 
     key, first, reused = store.obtain(trial_config(), tiny, RUNTIME, on_epoch, "a")
     assert not reused
     assert epochs == [1, 2, 3]
-    assert not Inventory(tmp_path).held(key)
+    assert Inventory(tmp_path).bases()[0].holder is None
     assert names(tmp_path / key) == ["base.json", "weights"], "nothing is left of the making"
     again = store.obtain(trial_config(streaming={"epochs": 7}), tiny, RUNTIME, on_epoch, "b")
     assert epochs == [1, 2, 3]
