@@ -1,8 +1,7 @@
 """Where the trials' time went: device-hours by stage and by what became of them."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from sweeps.ledger import Entry
 
@@ -31,9 +30,3 @@ def device_seconds(entries: Iterable[Entry]) -> float:
     """Seconds that trials have taken, whatever became of them."""
     book = booked(entries)
     return sum(sum(stages.values()) for fate, stages in book.items() if fate != "saved")
-
-
-def stage_seconds(report: Mapping[str, Any]) -> dict[str, float]:
-    """The seconds by stage that a trial's last report tells of."""
-    prefix = "spent_"
-    return {key.removeprefix(prefix): value for key, value in report.items() if key.startswith(prefix)}

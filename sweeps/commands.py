@@ -22,7 +22,7 @@ from sweeps.inventory import quota
 from sweeps.shared import Shared
 from sweeps.space import Space
 from sweeps.storage import check_bucket, open_database
-from sweeps.sweep import Sweep, check_same_data, create_sweep, find_sweep, refuse_name, remove_sweep
+from sweeps.sweep import Sweep, check_same_data, create_sweep, find_sweep, refuse_name, remove_sweep, sweep_names
 
 
 def run(arguments: Namespace) -> int:
@@ -66,24 +66,31 @@ def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
 def resume(arguments: Namespace) -> int:
     """Go on with an interrupted sweep."""
     sweep = find_sweep(home(), arguments.name)
-    recipe = sweep.recipe()
-    console = Console()
     if sweep.is_driven():
         raise InputError(f"sweep `{sweep.name}` is running already; watch it: sweeps status {sweep.name}")
+    return _go_on(sweep, arguments.address)
+
+
+def _go_on(sweep: Sweep, address: str | None, further: int = 0) -> int:
+    """Drive a sweep again, with further trials planned once nothing stands in their way."""
+    console = Console()
     quota()
-    set_ray_environment(local=arguments.address is None)
+    set_ray_environment(local=address is None)
 
     from sweeps.run import close, possible_concurrency, ray_cluster
     from sweeps.status import sweep_status
 
-    if sweep_status(sweep)["state"] == "finished":
+    if not further and sweep_status(sweep)["state"] == "finished":
         _say(console, f"sweep {sweep.name} is finished: nothing is run again")
         close(sweep)
         return _report(sweep, console)
     check_same_data(sweep)
     _say(console, f"starting Ray to go on with {sweep.name}")
-    with ray_cluster(arguments.address):
-        return _drive(sweep, possible_concurrency(recipe, "recipe", arguments.address), console)
+    with ray_cluster(address):
+        concurrency = possible_concurrency(sweep.extended(further), "recipe", address)
+        if further:
+            sweep.extend(further)
+        return _drive(sweep, concurrency, console)
 
 
 def extend(arguments: Namespace) -> int:
@@ -93,8 +100,13 @@ def extend(arguments: Namespace) -> int:
     sweep = find_sweep(home(), arguments.name)
     if sweep.is_driven():
         raise InputError(f"sweep `{sweep.name}` is running; wait for its end, or stop it: sweeps stop {sweep.name}")
-    sweep.extend(arguments.trials)
-    return resume(arguments)
+    ending = str(sweep.ending())
+    if "`search.budget" in ending:
+        raise InputError(
+            f"sweep `{sweep.name}` {ending}, and would end again at once; begin one that knows it: sweeps run RECIPE "
+            f"--warm-start {sweep.name}"
+        )
+    return _go_on(sweep, arguments.address, arguments.trials)
 
 
 def status(arguments: Namespace) -> int:
@@ -128,11 +140,11 @@ def _print_all(as_json: bool, console: Console) -> int:
     from sweeps.status import sweep_status
 
     found, damaged = [], []
-    for path in sorted((home() / "sweeps").glob("[!.]*/recipe.yaml")):
+    for name in sweep_names(home()):
         try:
-            found.append(sweep_status(Sweep(home(), path.parent.name)))
+            found.append(sweep_status(find_sweep(home(), name)))
         except InputError as error:
-            damaged.append(f"{path.parent.name}: damaged: {error}")
+            damaged.append(f"{name}: damaged: {error}")
     if as_json:
         print(json.dumps(found, indent=2))
     else:

@@ -6,6 +6,7 @@ from argparse import Namespace
 
 from senet.errors import InputError
 from senet.home import home
+from sweeps.shared import Shared
 from sweeps.sweep import Sweep, find_sweep
 
 # A driver looks several times a second; a trial that is cut off ends with its epoch.
@@ -38,6 +39,7 @@ def logs(arguments: Namespace) -> int:
     """Print a trial's epochs and, if it failed, why."""
     sweep = find_sweep(home(), arguments.name)
     folder = sweep.trial_folder(arguments.trial)
+    Shared(sweep.home).fetch_folder(folder)
     if not folder.is_dir():
         raise InputError(
             f"sweep `{sweep.name}` has no trial {arguments.trial} that has begun; see: sweeps status {sweep.name}"

@@ -7,16 +7,18 @@ from collections import deque
 from typing import Any
 
 from senet.data.catalogue import Description
-from sweeps.booking import device_seconds, stage_seconds
+from sweeps.booking import device_seconds
 from sweeps.config import Recipe
 from sweeps.constraints import Constraints
 from sweeps.ledger import Entry, Ledger, Result, answered
+from sweeps.memory import base_of
 from sweeps.progress import View
 from sweeps.pruning import Pruner, Verdict, rungs_of
 from sweeps.search import Suggester
 from sweeps.shared import Shared
 from sweeps.shares import Shares
 from sweeps.space import Space
+from sweeps.stages import stage_seconds
 from sweeps.sweep import Sweep
 from sweeps.tracking import SweepTracking
 
@@ -56,7 +58,8 @@ class Driver:
         self._constraints = Constraints(self._recipe, self._space, data)
         self._suggester = Suggester(self._recipe, self._space, ledger, self._constraints.fits)
         pruning = self._recipe.search.pruning
-        self._pruner = None if pruning is None else Pruner(pruning, ledger.entries(), self._recipe.objective.metrics)
+        metrics = self._recipe.objective.metrics
+        self._pruner = None if pruning is None else Pruner(pruning, ledger.entries(), self._base, metrics)
         # All bases are probed alike, whatever their trials' own streaming settings are.
         self._probe = self._space.config({}).streaming.model_dump(mode="json")
         self._probe |= {} if pruning is None else {"epochs": pruning.probe_epochs, "stages": 1}
@@ -172,7 +175,7 @@ class Driver:
         result = self._sweep.result(entry.number)
         verdict, reports = self._given_up.pop(trial_id, None), self._reports[entry.number]
         if result is None and verdict is not None:
-            result = self._given_up_result(entry, verdict, reports)
+            result = self._written(entry, verdict.result())
         gives_way = trial_id in self._gives_way
         self._gives_way.discard(trial_id)
         if result is None and not died and gives_way:
@@ -226,6 +229,9 @@ class Driver:
         self._tracking.end_trial(closed)
         self._view.ended(closed)
 
+    def _base(self, entry: Entry) -> str:
+        return base_of(self._space, entry.params, entry.seed)
+
     def _rungs(self, entry: Entry) -> dict[int, int]:
         pruning = self._recipe.search.pruning
         if pruning is None or not pruning.rungs:
@@ -233,10 +239,11 @@ class Driver:
         cost = self._constraints.relative_cost(entry.params) if pruning.equal_cost else 1.0
         return rungs_of(pruning, self._space.config(entry.params).base.epochs, cost)
 
-    def _given_up_result(self, entry: Entry, verdict: Verdict, reports: list[dict[str, Any]]) -> Result:
-        """What a trial that was given up leaves, written down as if it had done so itself."""
-        spent = stage_seconds(reports[-1])
-        result = verdict.result() | {"history": reports, "stage_seconds": spent, "seconds": sum(spent.values())}
+    def _written(self, entry: Entry, result: Result) -> Result:
+        """What a trial leaves that was given up or lost, written down as if it had done so itself."""
+        reports = self._reports[entry.number]
+        spent = stage_seconds(reports[-1]) if reports else {}
+        result = result | {"history": reports, "stage_seconds": spent, "seconds": sum(spent.values())}
         self._sweep.write_result(entry.number, result)
         return result
 
@@ -244,7 +251,8 @@ class Driver:
         """Give a trial back whose process died, to go on after a while; a result if it has died too often."""
         deaths = self._deaths.get(entry.number, 0)
         if deaths == len(_DIED_SECONDS):
-            return {"state": "failed", "error": f"lost: the trial's process died {deaths + 1} times", "seconds": 0.0}
+            reason = f"lost: the trial's process died {deaths + 1} times"
+            return self._written(entry, {"state": "failed", "error": reason})
         self._deaths[entry.number] = deaths + 1
         self._held[entry.number] = time.monotonic() + _DIED_SECONDS[deaths]
         self._suggester.given_back(entry, held=True)

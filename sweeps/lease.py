@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -111,7 +112,9 @@ def take_lease(folder: Path, holder: str, timing: Timing) -> Lease:
     token = uuid.uuid4().hex
     about = {"holder": holder, "host": socket.gethostname(), **_this_process(), "token": token}
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        # It may be removed while it is found to exist.
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True, exist_ok=True)
         older = _numbers(folder)
         other = _holder(folder, older, timing)
         if other is not None:

@@ -37,6 +37,7 @@ class Memory:
         self.finished: dict[str, Entry] = {}
         """the first complete trial of each configuration"""
         self.best = -math.inf
+        """joint of the sweep's own trials, without those that were taken over"""
         self._streams: Counter[str] = Counter()
         self._seeds: dict[str, set[int]] = defaultdict(set)
         self._of: dict[int, tuple[str, str]] = {}
@@ -65,12 +66,14 @@ class Memory:
             return
         key, base = self._of[entry.number]
         self.finished.setdefault(key, entry)
-        self.best = max(self.best, entry.joint)
+        if entry.state == "complete":
+            self.best = max(self.best, entry.joint)
         self._found[base].append(entry.values(self._metrics))
         seconds = entry.result.get("stage_seconds", {})
         if "streaming" in seconds:
             self._streaming_seconds.append(seconds["streaming"])
-        if "base" in seconds:
+        # To load a base that stands takes next to nothing.
+        if "base" in seconds and entry.result.get("base_reused") is not True:
             self._base_seconds.append(seconds["base"])
 
     def base(self, entry: Entry) -> str:

@@ -6,6 +6,7 @@ the winner is fifth of ten on it.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -36,33 +37,47 @@ class Verdict:
 class Pruner:
     """Judges every report of a base phase against those of other bases at the same epoch or rung."""
 
-    def __init__(self, config: PruningConfig, earlier: list[Entry], metrics: tuple[str, ...] = ("joint",)) -> None:
-        self._config, self._metrics = config, metrics
-        self._topk: dict[int, dict[int, float]] = defaultdict(dict)
-        self._probes: dict[int, dict[int, tuple[float, ...]]] = defaultdict(dict)
+    def __init__(
+        self,
+        config: PruningConfig,
+        earlier: list[Entry],
+        base_of: Callable[[Entry], str],
+        metrics: tuple[str, ...] = ("joint",),
+    ) -> None:
+        """
+        Args:
+            earlier: trials of earlier sessions.
+            base_of: tells the base of a trial from others. One that was given up and is wanted again goes on from where
+                it was, and is judged from there on.
+        """
+        self._config, self._metrics, self._base_of = config, metrics, base_of
+        self._topk: dict[int, dict[str, float]] = defaultdict(dict)
+        self._probes: dict[int, dict[str, tuple[float, ...]]] = defaultdict(dict)
         for entry in earlier:
             if entry.answers is None and entry.result.get("base_reused") is not True:
                 for report in entry.result.get("history", []):
-                    self._note(entry.number, report)
+                    self._note(base_of(entry), report)
 
     def judge(self, entry: Entry, report: dict[str, Any]) -> Verdict | None:
         """Whether the trial that reports is given up; None: it goes on."""
         if report["phase"] != "base":
             return None
-        self._note(entry.number, report)
-        if entry.enqueued is not None:
+        base = self._base_of(entry)
+        was_here = base in self._topk[report["epoch"]]
+        self._note(base, report)
+        if was_here or entry.enqueued is not None:
             return None
-        return self._fails_to_learn(entry.number, report) or self._is_outranked(entry.number, report)
+        return self._fails_to_learn(base, report) or self._is_outranked(report)
 
-    def _note(self, number: int, report: dict[str, Any]) -> None:
+    def _note(self, base: str, report: dict[str, Any]) -> None:
         if report["phase"] != "base":
             return
-        self._topk[report["epoch"]][number] = report["base_topk"]
+        self._topk[report["epoch"]][base] = report["base_topk"]
         if "rung" in report:
-            self._probes[report["rung"]][number] = self._values(report)
+            self._probes[report["rung"]][base] = self._values(report)
 
-    def _fails_to_learn(self, number: int, report: dict[str, Any]) -> Verdict | None:
-        others = [value for other, value in self._topk[report["epoch"]].items() if other != number]
+    def _fails_to_learn(self, base: str, report: dict[str, Any]) -> Verdict | None:
+        others = [value for other, value in self._topk[report["epoch"]].items() if other != base]
         if len(others) < _LEAST_OTHERS:
             return None
         middle, value = median(others), report["base_topk"]
@@ -71,7 +86,7 @@ class Pruner:
         reason = f"fails to learn: base top-k {100 * value:.1f}, the median of {len(others)} others {100 * middle:.1f}"
         return Verdict(report["epoch"], f"{reason}, after base epoch {report['epoch']}", None)
 
-    def _is_outranked(self, number: int, report: dict[str, Any]) -> Verdict | None:
+    def _is_outranked(self, report: dict[str, Any]) -> Verdict | None:
         """Asynchronous successive halving (Li et al. 2020) on the probes of one rung."""
         if "rung" not in report:
             return None

@@ -1,5 +1,6 @@
 """Which trial comes next. Pure decisions over the ledger: no Ray, no clock."""
 
+from collections import deque
 from collections.abc import Callable, Container, Iterator
 from itertools import chain, islice, product
 from typing import Any, Protocol
@@ -78,6 +79,9 @@ class Suggester:
         # Nothing can be started until a base stands or a trial ends: no use in drawing again and again.
         self._idle = False
         self._closed, self._drops = False, False
+        # Of a finite space: the configurations that nobody has looked at yet, and those whose base was not free.
+        self._cells = filter(fits, space.cells()) if space.is_finite() else iter(())
+        self._blocked = deque[Params]()
         # Suggestions in a row that were answered from the ledger.
         self._answers = 0
         for entry in ledger.entries():
@@ -236,17 +240,22 @@ class Suggester:
 
     def _next_cell(self) -> Entry | None:
         """The next configuration of a finite space that was not tried and whose base is free."""
-        left = False
-        for params in islice(filter(self._fits, self._space.cells()), _CELLS):
-            if self._memory.knows(params):
-                continue
+        again, self._blocked = self._blocked, deque()
+        while len(self._blocked) < _CELLS:
+            params = again.popleft() if again else next(self._cells, None)
+            if params is None:
+                break
             base = base_of(self._space, params)
-            if self._base_is_free(base) and self._memory.failures[base] < _FAILURES:
+            if self._memory.knows(params) or self._memory.failures[base] >= _FAILURES:
+                continue
+            if self._base_is_free(base):
+                self._blocked += again
                 return self._open(params)
-            left = left or not self._base_is_free(base)
+            self._blocked.append(params)
+        self._blocked += again
         self._idle = True
         # Nothing is left, and nothing will be: every configuration has been tried.
-        self._closed = not left and not self._unfinished
+        self._closed = not self._blocked and not self._unfinished
         return None
 
     def _replicate(self, draw: Draw) -> Entry | None:

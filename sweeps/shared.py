@@ -4,8 +4,11 @@ A file in a bucket appears whole or not at all, and nothing is locked there. So 
 (a trial's folder by the trial, a sweep's own files by its driver), and a base is whole when its `base.json` is there.
 """
 
+import errno
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,6 +16,17 @@ from senet.errors import InputError
 from senet.home import MARK, copy_of
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """Turn what a bucket's file system raises when it does not answer into an OSError, EREMOTEIO."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 Each file system raises errors of its own.
+        raise OSError(errno.EREMOTEIO, str(error).partition("\n")[0] or type(error).__name__) from None
 
 
 class Shared:
@@ -32,7 +46,8 @@ class Shared:
         # Nothing is left where there is nothing, no folder either.
         temporary = self._home / f".fetched-{uuid.uuid4().hex}"
         try:
-            self._files.get_file(self._key(path), str(temporary))
+            with _reached():
+                self._files.get_file(self._key(path), str(temporary))
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary, path)
             return True
@@ -47,7 +62,8 @@ class Shared:
             return
         root = PurePosixPath(self._key(folder))
         try:
-            names = [str(PurePosixPath(key).relative_to(root)) for key in self._files.find(str(root))]
+            with _reached():
+                names = [str(PurePosixPath(key).relative_to(root)) for key in self._files.find(str(root))]
         except FileNotFoundError:
             return
         for name in sorted(names, key=lambda name: name == last):
@@ -57,7 +73,8 @@ class Shared:
         """The files below a folder of the bucket: bytes and time of the last change (seconds since 1970), by name."""
         root = PurePosixPath(self._key(folder))
         try:
-            found = self._files.find(str(root), detail=True)
+            with _reached():
+                found = self._files.find(str(root), detail=True)
         except FileNotFoundError:
             return {}
         # Each file system names the time in its own way: s3fs, gcsfs.
@@ -72,7 +89,8 @@ class Shared:
     def read(self, path: Path) -> bytes | None:
         """What a file in the bucket holds; None where there is none."""
         try:
-            content: bytes = self._files.cat_file(self._key(path))
+            with _reached():
+                content: bytes = self._files.cat_file(self._key(path))
             return content
         except FileNotFoundError:
             return None
@@ -84,7 +102,8 @@ class Shared:
         for path in paths:
             changed = path.stat().st_mtime_ns
             if self._passed_on.get(path) != changed:
-                self._files.put_file(str(path), self._key(path))
+                with _reached():
+                    self._files.put_file(str(path), self._key(path))
                 self._passed_on[path] = changed
 
     def pass_on_folder(self, folder: Path) -> None:
@@ -94,8 +113,11 @@ class Shared:
 
     def remove(self, path: Path) -> None:
         """Remove a file or a folder from the bucket."""
-        if self._files is not None and self._files.exists(self._key(path)):
-            self._files.rm(self._key(path), recursive=True)
+        if self._files is None:
+            return
+        with _reached():
+            if self._files.exists(self._key(path)):
+                self._files.rm(self._key(path), recursive=True)
 
     def _key(self, path: Path) -> str:
         return f"{self._root}/{path.relative_to(self._home).as_posix()}"

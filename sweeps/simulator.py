@@ -117,10 +117,12 @@ class _Run:
         more = {} if fits is None else {"fits": fits}
         self._suggester = Suggester(recipe, self._space, self._ledger, **more)
         pruning = recipe.search.pruning
-        self._pruner = None if pruning is None else Pruner(pruning, [], recipe.objective.metrics)
+        self._pruner = None if pruning is None else Pruner(pruning, [], self._base, recipe.objective.metrics)
         self._events: list[tuple[float, int, int, int]] = []
         self._order = count()
         self._standing: set[str] = set()
+        self._trained: dict[str, int] = {}
+        """base epochs, also of bases that were given up: who wants one again goes on from there"""
         self._spent: dict[int, dict[str, float]] = {}
         self._history: dict[int, list[dict[str, Any]]] = {}
         self._now = self._busy = self._waiting = 0.0
@@ -150,7 +152,8 @@ class _Run:
             if self._base(entry) in self._standing:
                 self._stream(entry)
             else:
-                self._after(self._world.epoch_seconds(entry.params), entry.number, 1)
+                epoch = self._trained.get(self._base(entry), 0) + 1
+                self._after(self._world.epoch_seconds(entry.params), entry.number, epoch)
 
     def _step(self, entry: Entry, epoch: int) -> None:
         """A base epoch, or with epoch 0 the whole trial, has ended."""
@@ -161,6 +164,7 @@ class _Run:
         curve = self._world.base_topk(entry.params, self._seed(entry))
         spent, seconds = self._spent[entry.number], self._world.epoch_seconds(entry.params)
         spent["base"] += seconds
+        self._trained[self._base(entry)] = epoch
         report = {"phase": "base", "epoch": epoch, "base_topk": curve[epoch - 1]}
         rung = self._rungs(entry, len(curve)).get(epoch)
         if rung is not None:

@@ -35,6 +35,8 @@ _CONNECT_SECONDS = 10
 _HOME_NEEDED = "sweeps: SWEEPS_HOME is not set on the head of the cluster: set it to the shared folder before ray start"
 # `ray job stop` gives a sweep time to end as Ctrl-C ends it.
 _STOP_SECONDS = "60"
+# In a job's metadata: the user's own modules that went with it.
+_MODULES = "modules"
 
 
 def is_remote(address: str | None) -> bool:
@@ -47,10 +49,11 @@ def submit(arguments: Namespace) -> int:
     recipe, name, _ = load_recipe(arguments.recipe, arguments.settings)
     name = check_name(name if arguments.name is None else arguments.name, "--name")
     client = _connect(arguments.address)
-    with _shipment(arguments.recipe, recipe) as (folder, shipped):
+    modules = _own_modules(recipe)
+    with _shipment(arguments.recipe, modules) as (folder, shipped):
         settings = [word for setting in arguments.settings for word in ("--set", setting)]
         command = ["run", shipped, "--name", name, *settings, "--address", "auto"]
-        job = _start(client, command, folder, name)
+        job = _start(client, command, folder, name, modules)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"submitted sweep {name} as job {job}, {size / 1e6:.1f} MB of code", flush=True)
     return _follow(client, job, None if arguments.follow else name, arguments.address)
@@ -65,18 +68,20 @@ def forward(arguments: Namespace) -> int:
     recipe = getattr(arguments, "recipe", None)
     joins = arguments.command in ("resume", "extend", "doctor")
     name = arguments.name if arguments.command in ("resume", "extend") else None
-    loaded = None if recipe is None else load_recipe(recipe, arguments.settings)[0]
+    modules = [] if recipe is None else _own_modules(load_recipe(recipe, arguments.settings)[0])
     client = _connect(arguments.address)
-    with _shipment(recipe, loaded) as (folder, shipped):
+    if name is not None:
+        modules = _submitted_with(client, name)
+    with _shipment(recipe, modules) as (folder, shipped):
         command = [shipped if word == recipe else word for word in words] + (["--address", "auto"] if joins else [])
-        job = _start(client, command, folder, name)
+        job = _start(client, command, folder, name, modules)
     return _follow(client, job, name, arguments.address)
 
 
 def follow(arguments: Namespace) -> int:
     """Print what a submitted sweep says until it ends, from its beginning on."""
     client = _connect(arguments.address)
-    jobs = [job for job in client.list_jobs() if (job.metadata or {}).get("sweep") == arguments.name]
+    jobs = _jobs_of(client, arguments.name)
     if not jobs:
         raise InputError(f"no job of a sweep `{arguments.name}` at {arguments.address}; was it submitted there?")
     latest = max(jobs, key=lambda job: job.start_time or 0)
@@ -121,7 +126,7 @@ def _connect(address: str) -> "JobSubmissionClient":
 
 
 @contextmanager
-def _shipment(recipe_path: str | None, recipe: Recipe | None) -> Iterator[tuple[Path, str]]:
+def _shipment(recipe_path: str | None, modules: list[Path]) -> Iterator[tuple[Path, str]]:
     """A folder with what the cluster needs of this machine, and how the recipe is called in it."""
     with tempfile.TemporaryDirectory(prefix="sweeps-submit-") as temporary:
         folder = Path(temporary)
@@ -137,7 +142,7 @@ def _shipment(recipe_path: str | None, recipe: Recipe | None) -> Iterator[tuple[
         if recipe_path is not None and recipe_path not in bundled_recipes():
             shipped = Path(recipe_path).name
             shutil.copy(recipe_path, folder / shipped)
-        for module in () if recipe is None else _own_modules(recipe):
+        for module in modules:
             target = folder / module.name
             if module.is_dir():
                 shutil.copytree(module, target, ignore=skipped)
@@ -158,7 +163,23 @@ def _own_modules(recipe: Recipe) -> list[Path]:
     return sorted(found)
 
 
-def _start(client: "JobSubmissionClient", command: list[str], folder: Path, name: str | None) -> str:
+def _submitted_with(client: "JobSubmissionClient", name: str) -> list[Path]:
+    """The modules that a sweep's latest job had with it. Raises InputError where this directory lacks one."""
+    jobs = sorted(_jobs_of(client, name), key=lambda job: job.start_time or 0)
+    modules = [Path(module) for module in (jobs[-1].metadata.get(_MODULES, "").split("/") if jobs else []) if module]
+    for module in modules:
+        if not module.exists():
+            raise InputError(f"sweep `{name}` has networks of {module}: call this in the directory that holds it")
+    return modules
+
+
+def _jobs_of(client: "JobSubmissionClient", name: str) -> list[Any]:
+    return [job for job in client.list_jobs() if (job.metadata or {}).get("sweep") == name]
+
+
+def _start(
+    client: "JobSubmissionClient", command: list[str], folder: Path, name: str | None, modules: list[Path]
+) -> str:
     """Submit a command of ours, as the driver of sweep `name` if one is given; returns the job's id."""
     line = shlex.join(["exec", "python", "-m", "sweeps.cli", *command])
     told = shlex.quote(_HOME_NEEDED)
@@ -170,7 +191,7 @@ def _start(client: "JobSubmissionClient", command: list[str], folder: Path, name
                     "working_dir": str(folder),
                     "env_vars": {"COLUMNS": "160", "RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS},
                 },
-                metadata={} if name is None else {"sweep": name},
+                metadata={} if name is None else {"sweep": name, _MODULES: "/".join(map(str, modules))},
             )
         )
     except RuntimeError as error:

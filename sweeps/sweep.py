@@ -17,7 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -87,12 +87,15 @@ class Sweep:
         Shared(self.home).fetch(path)
         return _read_json(path)
 
-    def extend(self, trials: int) -> None:
-        """Plan further trials, more than there are or were planned."""
+    def extended(self, trials: int) -> Recipe:
+        """The recipe with so many trials more."""
         recipe = self.recipe()
         search = recipe.search.model_copy(update={"trials": recipe.search.trials + trials})
-        recipe = recipe.model_copy(update={"search": search})
-        write_atomically(self.folder / "recipe.yaml", dump_recipe(recipe).encode())
+        return recipe.model_copy(update={"search": search})
+
+    def extend(self, trials: int) -> None:
+        """Plan further trials, more than there are or were planned."""
+        write_atomically(self.folder / "recipe.yaml", dump_recipe(self.extended(trials)).encode())
         self.set_ending(None)
         self.pass_on()
 
@@ -106,8 +109,11 @@ class Sweep:
         folder, shared = self.trial_folder(number), Shared(self.home)
         aside = folder / f"attempt-{len(self.attempts(number)) + 1}.json"
         (folder / "result.json").rename(aside)
+        # The next attempt's time is its own.
+        (folder / "progress.json").unlink(missing_ok=True)
         shared.pass_on(aside)
-        shared.remove(folder / "result.json")
+        for name in ("result.json", "progress.json"):
+            shared.remove(folder / name)
 
     def ending(self) -> str | None:
         """Why the last session ended: `ended…` for good, `paused…` or `interrupted`; None: it runs, or was killed."""
@@ -136,8 +142,9 @@ class Sweep:
         Shared(self.home).pass_on(path)
 
     def hear(self) -> None:
-        """Get what was asked for on another machine."""
-        Shared(self.home).fetch(self.folder / "asked.json")
+        """Get what was asked for on another machine; where the bucket does not answer, later."""
+        with suppress(InputError, OSError):
+            Shared(self.home).fetch(self.folder / "asked.json")
 
     def seconds_driven(self) -> float:
         """Wall time of all sessions so far."""
@@ -232,6 +239,16 @@ def find_sweep(home: Path, name: str) -> Sweep:
         known = ", ".join(sorted(path.parent.name for path in (home / "sweeps").glob("[!.]*/sweep.json"))) or "none yet"
         raise InputError(f"no sweep `{name}` in {home / 'sweeps'}; there are: {known}")
     return sweep
+
+
+def sweep_names(home: Path) -> list[str]:
+    """The names of all sweeps, damaged ones too."""
+    shared, folder = Shared(home), home / "sweeps"
+    names = {path.parent.name for path in folder.glob("[!.]*/recipe.yaml")}
+    if shared.url is not None:
+        parts = [name.split("/") for name in shared.listing(folder)]
+        names |= {first for first, *rest in parts if rest == ["recipe.yaml"]}
+    return sorted(names)
 
 
 def check_same_data(sweep: Sweep) -> None:

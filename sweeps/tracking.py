@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # A sweep does not wait long for a server that does not answer.
@@ -48,8 +49,14 @@ logging.getLogger("alembic").setLevel(logging.ERROR)
 
 
 def tracking_uri(home: Path) -> str:
-    """`MLFLOW_TRACKING_URI`, else the database below `home`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _own_database(home)
+    """`MLFLOW_TRACKING_URI`, else the database below `home`. Raises InputError where it holds a password."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri and urlsplit(uri).password is not None:
+        raise InputError(
+            "MLFLOW_TRACKING_URI: holds a password, which would be seen in logs and lists of processes: give it as "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or to a database as PGPASSWORD"
+        )
+    return uri or _own_database(home)
 
 
 def _own_database(home: Path) -> str:

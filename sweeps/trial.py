@@ -2,10 +2,7 @@
 
 import errno
 import json
-import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from senet.errors import NonFiniteError
 from senet.files import write_atomically
 from sweeps.lease import BaseHeld
 from sweeps.shared import Shared, here
+from sweeps.stages import Stages, stage_seconds
 
 METRICS = (
     "base_top1",
@@ -39,8 +37,8 @@ METRICS = (
 )
 
 
-# What is wrong with the disk, and not with the trial.
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# What is wrong with the disk or the bucket, and not with the trial.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EREMOTEIO)
 
 
 def run_trial(assignment: dict[str, Any]) -> None:
@@ -70,8 +68,8 @@ def _run(assignment: dict[str, Any], home: Path, folder: Path) -> None:
         # The process died after its last word was written and before it was said.
         tune.report({"phase": "end"})
         return
-    start = time.monotonic()
-    stages = Stages()
+    # What processes of this trial have spent that died.
+    stages = Stages(stage_seconds(_last_report(folder)))
     result: dict[str, Any] = {"state": "failed", "history": []}
     try:
         _both_phases(assignment, home, folder, shared, result, stages)
@@ -80,10 +78,19 @@ def _run(assignment: dict[str, Any], home: Path, folder: Path) -> None:
             raise
         (folder / "error.txt").write_text(traceback.format_exc())
         result["error"] = failure(error)
-    result |= {"seconds": time.monotonic() - start, "stage_seconds": stages.seconds()}
+    spent = stages.seconds()
+    result |= {"seconds": sum(spent.values()), "stage_seconds": spent}
     write_atomically(folder / "result.json", json.dumps(result).encode())
     shared.pass_on_folder(folder)
     tune.report({"phase": "end"})
+
+
+def _last_report(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / "progress.json").read_text())
+        return found
+    except FileNotFoundError:
+        return {}
 
 
 def failure(error: Exception) -> str:
@@ -93,34 +100,6 @@ def failure(error: Exception) -> str:
         return f"non-finite: {reason}"
     memory = isinstance(error, MemoryError) or "out of memory" in reason or "can't allocate memory" in reason
     return f"out of memory: {reason}" if memory else f"error: {type(error).__name__}: {reason}"
-
-
-class Stages:
-    """Seconds that a trial spends in each stage: base, probe, streaming."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._stage, self._since = "base", time.monotonic()
-
-    @contextmanager
-    def of(self, stage: str) -> Iterator[None]:
-        """What happens within belongs to `stage`, and not to the one around it."""
-        outer = self._stage
-        self._turn_to(stage)
-        try:
-            yield
-        finally:
-            self._turn_to(outer)
-
-    def seconds(self) -> dict[str, float]:
-        """By stage, until now."""
-        self._turn_to(self._stage)
-        return dict(self._seconds)
-
-    def _turn_to(self, stage: str) -> None:
-        now = time.monotonic()
-        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
-        self._stage, self._since = stage, now
 
 
 def _both_phases(
@@ -145,10 +124,10 @@ def _both_phases(
     trained: list[dict[str, Any]] = []
 
     def say(report: dict[str, Any]) -> None:
-        spent = {f"spent_{stage}": seconds for stage, seconds in stages.seconds().items()}
-        write_atomically(folder / "progress.json", json.dumps(report | spent).encode())
+        report = report | stages.report()
+        write_atomically(folder / "progress.json", json.dumps(report).encode())
         shared.pass_on_folder(folder)
-        tune.report(report | spent)
+        tune.report(report)
 
     def on_base_epoch(report: dict[str, Any]) -> None:
         if report["epoch"] in rungs:

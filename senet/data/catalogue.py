@@ -58,7 +58,10 @@ def obtain_dataset(home: Path, name: str) -> Dataset:
             from senet.data.remote import fetch_dataset
 
             fetch_dataset(name, folder)
-        return dataclasses.replace(open_dataset(folder), name=name)
+        try:
+            return dataclasses.replace(open_dataset(folder), name=name)
+        except InputError:
+            raise InputError(f"{folder}: this machine's copy of {name} is damaged: delete it and call again") from None
     if not (folder / MANIFEST).exists():
         if name != EMBEDDED:
             prepared = sorted(path.parent.name for path in prepared_manifests(home))

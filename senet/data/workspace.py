@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -86,7 +87,9 @@ def _folder(target: Path, key: str) -> Path:
 def _locked(folder: Path, wait: bool) -> IO[str] | None:
     """The open lock of `folder`, which is made if need be; None where somebody else holds it."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        # It may be removed while it is found to exist.
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True, exist_ok=True)
         try:
             file = (folder / "lock").open("a")
         except FileNotFoundError:

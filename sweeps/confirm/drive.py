@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sweeps.confirm.study import check_study, study_of, study_recipe
+from sweeps.confirm.study import check_study, study_begun, study_of, study_recipe
 from sweeps.environment import set_ray_environment
 from sweeps.status import sweep_status
 from sweeps.sweep import Sweep, check_same_data, create_sweep
@@ -41,7 +41,7 @@ def confirm_sweep(sweep: Sweep, top: int, seeds: int, address: str | None, conso
     _say(console, f"starting Ray for sweep {study.name}: {recipe.search.trials} trials on fresh seeds")
     with ray_cluster(address):
         concurrency = possible_concurrency(recipe, "recipe", address)
-        if not study.folder.exists():
+        if not study_begun(sweep):
             create_sweep(sweep.home, study.name, study.name, recipe, sweep.about()["data_fingerprint"])
         if sweep_status(study)["state"] == "finished":
             close(study)

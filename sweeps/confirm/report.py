@@ -63,6 +63,7 @@ def summary(result: Result) -> list[str]:
         for role in roles
     ]
     lines.append(verdict(result))
+    lines += [result["split"]] if result.get("split") else []
     lines += [f"trial {number} failed with all fresh seeds" for number in result["failed"]]
     deviation = result["largest_deviation_of_a_joint_measured_again"]
     if deviation > 1e-9:

@@ -60,7 +60,8 @@ def conclude(sweep: Sweep, status: Status, top: int, measure_all: Callable[[list
         study = study_of(sweep).name
         raise FailedError(f"the baseline failed with all fresh seeds; look at it: sweeps status {study}")
     result = _result(sweep, ranking, _measured(sweep, ranking, measure_all), top) | {
-        "failed": [candidate.configuration.first["number"] for candidate in everyone if not candidate.replicates]
+        "split": status["objective"]["split"],
+        "failed": [candidate.configuration.first["number"] for candidate in everyone if not candidate.replicates],
     }
     write_atomically(sweep.folder / FILE, (json.dumps(result, indent=2) + "\n").encode())
     sweep.pass_on()

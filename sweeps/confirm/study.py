@@ -7,7 +7,7 @@ from senet.errors import InputError
 from sweeps.analysis import Configuration, Trial, configuration_key, configurations
 from sweeps.config import BudgetConfig, Recipe, validate_recipe
 from sweeps.status import Status, sweep_status
-from sweeps.sweep import Sweep
+from sweeps.sweep import Sweep, find_sweep, sweep_names
 
 # Seeds of a trial config are below this.
 _SEEDS = 2**31
@@ -37,8 +37,17 @@ def study_of(sweep: Sweep) -> Sweep:
 def with_study(sweep: Sweep) -> list[Sweep]:
     """The sweep, and the one that confirms it if there is one."""
     study = study_of(sweep)
-    known = study.folder.exists() and sweep.about()["id"] in study.recipe().description
+    known = study_begun(sweep) and sweep.about()["id"] in study.recipe().description
     return [sweep, study] if known else [sweep]
+
+
+def study_begun(sweep: Sweep) -> bool:
+    """Whether there is the sweep that confirms `sweep`, begun on whatever machine; its files are then on this one."""
+    study = study_of(sweep)
+    if study.name not in sweep_names(sweep.home):
+        return False
+    find_sweep(sweep.home, study.name)
+    return True
 
 
 def study_recipe(sweep: Sweep, status: Status, top: int, seeds: int) -> Recipe:
@@ -82,7 +91,7 @@ def candidates(status: Status, top: int) -> list[Configuration]:
 def check_study(sweep: Sweep, recipe: Recipe) -> None:
     """Raise InputError where there is a study already, and it is another."""
     study = study_of(sweep)
-    if study.folder.exists() and study.recipe() != recipe:
+    if study_begun(sweep) and study.recipe() != recipe:
         raise InputError(
             f"sweep `{study.name}` exists, and was begun with other configurations, --top or --seeds; give those, or "
             f"delete it: sweeps delete {study.name}"

@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 import numpy as np
-import torch
 
 from senet.config import TrialConfig
 from senet.data.store import SPLITS, Dataset, ImageSet
@@ -30,6 +29,7 @@ def rehearse(assignment: dict[str, Any]) -> dict[str, float]:
     start = time.monotonic()
     config = TrialConfig.model_validate(assignment["config"])
     runtime = make_runtime("cuda" if assignment["gpu"] else "cpu", config.precision)
+    runtime.hold_to(assignment["gpu"])
     few = {"learning_rate": _LEARNING_RATE}
     base = config.base.model_copy(update=few | {"epochs": min(1, config.base.epochs)})
     streaming = config.streaming.model_copy(update=few | {"epochs": 1, "stages": 1})
@@ -40,10 +40,8 @@ def rehearse(assignment: dict[str, Any]) -> dict[str, float]:
     if config.streaming.ewc:
         trained = with_importance(config, trained, dataset, runtime)
     stream(config, trained, dataset, runtime, _nothing)
-    cuda = runtime.device.type == "cuda"
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = torch.cuda.max_memory_allocated(runtime.device) if cuda else kilobytes * 1024
-    return {"seconds": time.monotonic() - start, "bytes": peak}
+    peak = runtime.peak_memory() or {"bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    return {"seconds": time.monotonic() - start, "bytes": peak["bytes"]}
 
 
 def _random(config: TrialConfig, classes: list[str], size: int, labels: int) -> Dataset:

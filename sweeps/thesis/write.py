@@ -92,6 +92,7 @@ def _about(sweep: Sweep, status: Status, timing: dict[str, Any]) -> str:
         chance = ", ".join(f"{name} {percent(value)}" for name, value in objective["chance"].items())
         images = ", ".join(f"{name} {count}" for name, count in objective["images"].items())
         lines.append(f"chance level: {chance}; validation images: {images}")
+    lines += [objective["split"]] if objective["split"] else []
     machine = timing.get("environment")
     if machine is None:
         lines.append("epochs were not timed")

@@ -12,6 +12,8 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+import s3fs
+from botocore.exceptions import EndpointConnectionError
 from ray import tune
 
 from senet.errors import InputError
@@ -84,8 +86,6 @@ def server() -> Iterator[str]:
 @pytest.fixture
 def files(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What is on it."""
-    import s3fs
-
     for name, value in S3.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
@@ -138,11 +138,23 @@ class Machines:
         """Be at one of the machines."""
         self._monkeypatch.setenv("SWEEPS_CACHE", str(self._folder / machine))
 
-    def run(self, machine: str, number: int, stop_after: tuple[str, int] | None = None) -> list[tuple[str, int]]:
-        """Run a trial on a machine, or until it is cut off after an epoch; returns its reports of epochs."""
+    def run(
+        self,
+        machine: str,
+        number: int,
+        stop_after: tuple[str, int] | None = None,
+        everything: list[dict[str, Any]] | None = None,
+    ) -> list[tuple[str, int]]:
+        """Run a trial on a machine, or until it is cut off after an epoch; returns its reports of epochs.
+
+        Args:
+            everything: is given all reports.
+        """
         heard: list[tuple[str, int]] = []
 
         def report(said: dict[str, Any]) -> None:
+            if everything is not None:
+                everything.append(said)
             if said["phase"] in ("base", "streaming"):
                 heard.append((said["phase"], said["epoch"]))
                 if heard[-1] == stop_after:
@@ -204,6 +216,27 @@ def test_trials_go_on_and_bases_serve_on_other_machines(
     assert reused is not None
     assert (reused["base_reused"], reused["metrics"]) == (True, wanted["metrics"])
     assert not [name for name in files.find("lab/home/sweeps/x/trials") if name.endswith(".pt")]
+
+
+@pytest.mark.slow
+def test_a_trial_waits_where_the_bucket_does_not_answer(
+    tmp_path: Path, files: Any, bucket: BucketHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[dict[str, Any]] = []
+    put = s3fs.S3FileSystem._put_file
+
+    async def unanswered(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        if said and "progress.json" in path:
+            raise EndpointConnectionError(endpoint_url=bucket.server)
+        return await put(self, path, *arguments, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_put_file", unanswered)
+    s3fs.S3FileSystem.clear_instance_cache()
+    machines = Machines(tmp_path / "machines", monkeypatch, "s3://lab/home")
+    assert machines.run("first", 0, everything=said) == [("base", 1)]
+    assert said[-1]["phase"] == "blocked", "the sweep pauses"
+    assert "Could not connect" in said[-1]["reason"]
+    assert machines.sweep.result(0) is None, "it has not failed"
 
 
 @pytest.mark.slow

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from sweeps.cli import main
+from sweeps.config import validate_recipe
+from sweeps.sweep import create_sweep
 from tests.conftest import refusal
+from tests.sweeps.commands import RECIPE
 
 
 def line_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -32,6 +35,7 @@ def line_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "none.yaml"], "none.yaml: no such file"),
         (["ui", "--port", "99999"], "--port 99999: must be 0 to 65535"),
         (["fly"], "invalid choice: 'fly'"),
+        (["status", "x", "--addr", "http://127.0.0.1:8265"], "unrecognized arguments: --addr"),
     ],
 )
 def test_wrong_input(home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
@@ -53,6 +57,24 @@ def test_a_damaged_sweep_is_named(home: Path, capsys: pytest.CaptureFixture[str]
     captured = capsys.readouterr()
     assert "x: damaged: " in captured.err
     assert "no sweeps below" in captured.out
+
+
+def test_a_password_in_the_address_of_the_tracking_is_not_passed_on(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:sesame@mlflow.example.org")
+    said = line_of(capsys, "ui")
+    assert "MLFLOW_TRACKING_URI: holds a password" in said
+    assert "sesame" not in said
+
+
+def test_a_sweep_that_has_used_its_budget_is_not_extended(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = validate_recipe(RECIPE | {"search": {"trials": 4, "budget": {"target": 0.5}}}, "r")
+    sweep = create_sweep(home, None, "x", recipe, "f")
+    sweep.set_ending("ended: the joint value 0.5 is reached (`search.budget.target`)")
+    said = line_of(capsys, "extend", "x", "--trials", "4")
+    assert "ended: the joint value 0.5 is reached (`search.budget.target`), and would end again at once" in said
+    assert sweep.recipe() == recipe
 
 
 def test_a_home_that_is_a_file(

@@ -158,6 +158,8 @@ def test_what_it_comes_to(studied: Sweep) -> None:
     assert found["largest_deviation_of_a_joint_measured_again"] < 1e-12
     assert stored_result(sweep) == found
 
+    assert found["split"] == ""
+    assert "test = validation" in shown(found | {"split": "test = validation"})
     text, printed = write_markdown(sweep, found).read_text(), shown(found)
     said = (
         "trial 1 is better than the baseline: +25.0 points on the test split, 95 % interval "

@@ -148,7 +148,7 @@ def test_a_trial_whose_process_died_goes_on_after_a_while(
 ) -> None:
     s, now = session({"trials": 1}), 1000.0
     monkeypatch.setattr("sweeps.driver.time.monotonic", lambda: now)
-    epoch = {"phase": "base", "epoch": 1, "epochs": 2, "base_topk": 0.5}
+    epoch = {"phase": "base", "epoch": 1, "epochs": 2, "base_topk": 0.5, "spent_base": 7.0}
 
     def begun_again(trial: str, after: float) -> None:
         nonlocal now
@@ -176,6 +176,10 @@ def test_a_trial_whose_process_died_goes_on_after_a_while(
     s.driver.ended("t5", died=True)
     (entry,) = s.ledger.entries()
     assert (entry.state, entry.result["error"]) == ("failed", "lost: the trial's process died 4 times")
+    left = s.sweep.result(0)
+    assert left is not None
+    assert (left["state"], left["error"]) == (entry.state, entry.result["error"])
+    assert booked([entry])["lost"] == {"base": 7.0}
     assert s.driver.done()
 
 

@@ -132,7 +132,7 @@ def verdicts(probes: list[tuple[float, float]], mode: str) -> list[Verdict | Non
     changes = {"objective": {"mode": mode}, "search": {"pruning": {"rungs": [2], "reduction_factor": 2}}}
     pareto = validate_recipe(RECIPE | changes, "r")
     assert pareto.search.pruning is not None
-    pruner = Pruner(pareto.search.pruning, [], pareto.objective.metrics)
+    pruner = Pruner(pareto.search.pruning, [], lambda entry: str(entry.number), pareto.objective.metrics)
     found = []
     for number, (original, streaming) in enumerate(probes):
         report = {"phase": "base", "epoch": 2, "rung": 2, "base_topk": 0.5, "probe_original_topk": original}

@@ -20,6 +20,11 @@ def entry(number: int, enqueued: int | None = None) -> Entry:
     return Entry(number, "running", {}, enqueued, None, {})
 
 
+def own_base(entry: Entry) -> str:
+    """A base of its own for every trial."""
+    return str(entry.number)
+
+
 def report(epoch: int, topk: float, joint: float | None = None) -> dict[str, Any]:
     values: dict[str, Any] = {"phase": "base", "epoch": epoch, "base_topk": topk}
     if joint is not None:
@@ -33,13 +38,13 @@ def probed(pruner: Pruner, joints: list[float]) -> list[bool]:
 
 
 def test_a_rung_keeps_the_best_third_of_those_that_came_so_far() -> None:
-    pruner = Pruner(PruningConfig(rungs=(2,), reduction_factor=3), [])
+    pruner = Pruner(PruningConfig(rungs=(2,), reduction_factor=3), [], own_base)
     # The first two cannot be judged; the third is the best of three; of six two places go on.
     assert probed(pruner, [0.5, 0.4, 0.6, 0.55, 0.3, 0.58, 0.61]) == [True, True, True, False, False, True, True]
 
 
 def test_the_reason_names_place_and_epoch() -> None:
-    pruner = Pruner(PruningConfig(rungs=(2,), reduction_factor=2), [])
+    pruner = Pruner(PruningConfig(rungs=(2,), reduction_factor=2), [], own_base)
     probed(pruner, [0.5])
     verdict = pruner.judge(entry(1), report(2, 0.9, 0.25))
     assert verdict is not None
@@ -51,14 +56,14 @@ def test_the_reason_names_place_and_epoch() -> None:
 
 
 def test_base_accuracy_ranks_nothing() -> None:
-    pruner = Pruner(PruningConfig(rungs=(2,), margin=0.2), [])
+    pruner = Pruner(PruningConfig(rungs=(2,), margin=0.2), [], own_base)
     # 15 points below the median is no failure to learn.
     for number, topk in enumerate([0.8, 0.8, 0.8, 0.8, 0.65]):
         assert pruner.judge(entry(number), report(1, topk)) is None
 
 
 def test_what_fails_to_learn_stops() -> None:
-    pruner = Pruner(PruningConfig(margin=0.2), [])
+    pruner = Pruner(PruningConfig(margin=0.2), [], own_base)
     for number in range(4):
         assert pruner.judge(entry(number), report(1, 0.1 if number == 0 else 0.8)) is None, "too few to compare with"
     verdict = pruner.judge(entry(9), report(1, 0.55))
@@ -69,15 +74,31 @@ def test_what_fails_to_learn_stops() -> None:
 
 
 def test_given_configurations_are_compared_with_and_never_given_up() -> None:
-    pruner = Pruner(PruningConfig(rungs=(2,), reduction_factor=2), [])
+    pruner = Pruner(PruningConfig(rungs=(2,), reduction_factor=2), [], own_base)
     for number, joint in enumerate([0.5, 0.6, 0.1]):
         assert pruner.judge(entry(number, enqueued=number), report(2, 0.5, joint)) is None
     assert pruner.judge(entry(3), report(2, 0.5, 0.55)) is None
     assert pruner.judge(entry(4), report(2, 0.5, 0.52)) is not None
 
 
+def test_a_base_that_is_wanted_again_goes_on_from_where_it_was() -> None:
+    pruner = Pruner(PruningConfig(rungs=(2, 4), reduction_factor=2), [], lambda entry: str(entry.number % 10))
+    for trial, joint in enumerate([0.7, 0.6]):
+        pruner.judge(entry(trial), report(2, 0.5, joint))
+    assert pruner.judge(entry(2), report(2, 0.5, 0.3)) is not None
+    # Another trial of the same base tells of its epochs so far again: that is no second base at this rung.
+    assert pruner.judge(entry(12), report(1, 0.4)) is None
+    assert pruner.judge(entry(12), report(2, 0.5, 0.3)) is None
+    assert pruner.judge(entry(3), report(2, 0.5, 0.65)) is None, "second of four"
+    # From there on it is judged.
+    pruner.judge(entry(0), report(4, 0.5, 0.7))
+    assert pruner.judge(entry(12), report(4, 0.5, 0.3)) is not None
+
+
 def test_streaming_reports_are_not_judged() -> None:
-    assert Pruner(PruningConfig(), []).judge(entry(0), {"phase": "streaming", "epoch": 1, "joint": 0.1}) is None
+    assert (
+        Pruner(PruningConfig(), [], own_base).judge(entry(0), {"phase": "streaming", "epoch": 1, "joint": 0.1}) is None
+    )
 
 
 def test_a_later_session_knows_the_rungs() -> None:
@@ -85,13 +106,13 @@ def test_a_later_session_knows_the_rungs() -> None:
     ended = [Entry(i, "complete", {}, None, None, {"history": [r], "base_reused": False}) for i, r in enumerate(first)]
     # A trial on a reused base tells of it again: it counts once.
     ended.append(Entry(3, "complete", {}, None, None, {"history": [first[2]], "base_reused": True}))
-    later = Pruner(PruningConfig(rungs=(2,), reduction_factor=4), ended)
+    later = Pruner(PruningConfig(rungs=(2,), reduction_factor=4), ended, own_base)
     assert later.judge(entry(4), report(2, 0.5, 0.69)) is not None, "second of four, and one goes on"
 
 
 @pytest.mark.parametrize("order", [range(10), range(9, -1, -1), [7, 0, 3, 4, 1, 2, 5, 6, 8, 9]])
 def test_the_thesis_pick_is_kept(order: list[int]) -> None:
-    pruner = Pruner(PruningConfig(rungs=(2,), reduction_factor=3, margin=0.15), [])
+    pruner = Pruner(PruningConfig(rungs=(2,), reduction_factor=3, margin=0.15), [], own_base)
     kept = []
     for number in order:
         base, original, streaming = (value / 100 for value in TABLE_4[number])

@@ -1,5 +1,6 @@
 """The suggester's decisions, seen without Ray: order, sharing of bases, resuming."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,48 @@ def test_a_base_that_always_fails_gets_two_trials(tmp_path: Path) -> None:
             search.end(entry)
     # The two enqueued ones are always tried; the search itself gives it no more.
     assert [search.base(entry) for entry in search.ledger.entries()].count(str(bad)) == 2
+
+
+def test_what_a_base_costs_is_learned_from_trials_that_trained_one(tmp_path: Path) -> None:
+    found = Search(tmp_path, trials=40, streams_per_base=3, sampler="random")
+    entries: list[Entry] = []
+    trained: set[str] = set()
+    for _ in range(12):
+        entry = found.suggester.next()
+        assert entry is not None
+        base = found.base(entry)
+        found.stands(entry)
+        seconds = {"base": 0.1 if base in trained else 500.0, "streaming": 1.0}
+        # The first base is by far the better one, and its settings differ.
+        best = base == found.base((entries or [entry])[0])
+        metrics = {"joint": (0.7 if best else 0.4) + 0.01 * (entry.number % 3)}
+        result = {"state": "complete", "base_key": base, "base_reused": base in trained, "metrics": metrics}
+        found.close(entry, result | {"stage_seconds": seconds})
+        trained.add(base)
+        entries.append(entry)
+    # A further base would cost as much as 500 settings; three for each are tried, then only settings.
+    assert len(trained) == 3
+
+
+def test_a_finite_space_is_covered_however_large_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # More configurations than are looked at while their bases are being trained.
+    monkeypatch.setattr("sweeps.search._CELLS", 4)
+    rates = {"streaming.learning_rate": {"choice": [0.001, 0.01, 0.1]}}
+    monkeypatch.setitem(RECIPE, "space", RECIPE["space"] | rates)
+    search = Search(tmp_path, trials=100, sampler="grid")
+    entries = search.run_all()
+    assert search.suggester.done()
+    assert len({str(entry.params) for entry in entries}) == len(entries) == 45
+
+
+def test_what_was_taken_over_reaches_no_target(tmp_path: Path) -> None:
+    first = Search(tmp_path)
+    params = dict(RECIPE["enqueue"][0])
+    taken = first.ledger.open(params, first.space, seed=0, answers="other/3")
+    first.ledger.finish(taken.number, {"state": "answered", "metrics": {"joint": 0.9}})
+    search = Search(tmp_path)
+    assert search.suggester.best() == -math.inf
+    entry = search.suggester.next()
+    assert entry is not None
+    search.end(entry, 0.6)
+    assert search.suggester.best() == search.ledger.entry(entry.number).joint

@@ -77,6 +77,13 @@ def test_a_network_of_the_users_own_goes_with_it(home: Home, laptop: Home, runni
     out = laptop.call("sweeps", "submit", str(recipe), "--follow", "--address", running.dashboard)
     assert "next: sweeps ui · sweeps confirm own" in out
     assert [trial["state"] for trial in home.status("own")["trials"]] == ["complete"] * 2
+    there = ("--address", running.dashboard)
+    laptop.call("sweeps", "extend", "own", "--trials", "1", *there)
+    laptop.call("sweeps", "follow", "own", *there)
+    assert [trial["state"] for trial in home.status("own")["trials"]] == ["complete"] * 3
+    (laptop.folder / "mine.py").unlink()
+    said = laptop.call("sweeps", "extend", "own", "--trials", "1", *there, code=2)
+    assert "has networks of mine.py: call this in the directory that holds it" in said
 
 
 @pytest.mark.slow
