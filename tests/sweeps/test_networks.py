@@ -22,6 +22,31 @@ def build(config, classes):
 """
 
 
+# An epoch has six steps.
+BREAKS = """
+from torch import nn
+
+class Breaks(nn.Module):
+    def __init__(self, width, classes):
+        super().__init__()
+        self.width, self.steps = width, 0
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, images):
+        self.steps += self.training
+        scores = self.head(self.body(images))
+        if self.steps > 6 and self.width == 9:
+            return scores * float("nan")
+        if self.steps > 6 and self.width == 10:
+            raise ValueError("it breaks")
+        return scores
+
+def build(config, classes):
+    return Breaks(config.width, classes)
+"""
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home(tmp_path)
@@ -49,6 +74,24 @@ def test_a_network_of_the_users_own_is_searched(home: Home) -> None:
     assert [trial["state"] for trial in found["trials"]] == ["complete"] * 3
     assert {"backward_transfer", "stage_forgetting"} <= found["trials"][0]["metrics"].keys()
     home.assert_consistent("own", 3)
+
+
+def test_trials_that_break_in_their_second_epoch_fail_alone(home: Home) -> None:
+    (home.folder / "mine.py").write_text(BREAKS)
+    recipe = home.recipe(
+        "breaks",
+        config=RECIPE["config"] | {"model": {"name": "mine:build"}},
+        space={"model.width": {"choice": [8, 9, 10]}, "streaming.learning_rate": {"log": [0.003, 0.03]}},
+        enqueue=[{"model.width": 9}, {"model.width": 10}, {"model.width": 8}],
+        search={"trials": 3},
+    )
+    home.call("sweeps", "run", str(recipe))
+    home.assert_consistent("breaks", 3)
+    nan, raises, whole = home.status("breaks")["trials"]
+    assert (nan["state"], raises["state"], whole["state"]) == ("failed", "failed", "complete")
+    assert nan["error"].startswith("non-finite: not finite in the base phase, epoch 2, step 1, learning rate")
+    assert raises["error"] == "error: ValueError: it breaks"
+    assert "ValueError: it breaks" in home.call("sweeps", "logs", "breaks", "1")
 
 
 def test_streaming_is_searched_over_a_base_that_one_has(home: Home) -> None:
