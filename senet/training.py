@@ -15,10 +15,15 @@ from senet.phases import TRANSFER
 
 
 def model_target(home: Path, config: Path, name: str | None) -> Path:
-    """Where the model goes: `models/NAME`, by default named like the config file. Raises InputError if it is there."""
-    folder = home / "models" / check_name(name or config.stem, "--name" if name else "the file's name")
+    """Where the model goes. Raises InputError if it is there."""
+    folder = model_folder(home, config, name)
     refuse_existing(folder)
     return folder
+
+
+def model_folder(home: Path, config: Path, name: str | None) -> Path:
+    """`models/NAME`, by default named like the config file."""
+    return home / "models" / check_name(name or config.stem, "--name" if name else "the file's name")
 
 
 def train_from_file(path: Path, folder: Path, home: Path, seed: int | None = None) -> Model:

@@ -16,30 +16,61 @@ if TYPE_CHECKING:
     from senet.modelfolder import Model
 
 
+# In a model's folder: as what it is registered.
+_REGISTERED = ".registered"
+
+
 def train(arguments: Namespace) -> int:
-    """Train a config in full, and register the model."""
+    """Train a config in full, and register the model.
+
+    Where it is trained and could not be registered, the same call again registers it.
+    """
     if arguments.workers < 1:
         raise InputError(f"--workers {arguments.workers}: must be 1 or more")
     read_config(arguments.config)  # A wrong config is told before torch is imported.
 
-    from senet.training import model_target, train_from_file
-    from sweeps.tracking import failing_clearly, register_model
+    from senet.modelfolder import refuse_existing
+    from senet.training import model_folder
+    from sweeps.tracking import connect, failing_clearly, register_model
 
-    folder = model_target(home(), arguments.config, arguments.name)
-    if arguments.workers == 1 and arguments.address is None:
-        model = train_from_file(arguments.config, folder, home())
-        Shared(home()).pass_on_folder(folder)
-    else:
+    folder = model_folder(home(), arguments.config, arguments.name)
+    model = _unregistered(folder, arguments.config)
+    if model is None:
+        refuse_existing(folder)
+        # What cannot be registered is told before it is trained.
+        with failing_clearly(home()):
+            connect(home())
         try:
-            model = _train_together(arguments, folder)
+            model = _trained(arguments, folder)
         except FailedError as error:
             print(f"sweeps: {error}", file=sys.stderr)
             return 1
     config = model.config.model_dump(mode="json")
     with failing_clearly(home()):
         registered = register_model(home(), folder, model.provenance, model.metrics, config)
+    (folder / _REGISTERED).write_text(f"{registered}\n")
     print(f"registered {registered}; look at it: sweeps ui")
     return 0
+
+
+def _unregistered(folder: Path, config: Path) -> "Model | None":
+    """The model that was trained by this config before, and never registered."""
+    from senet.modelfolder import load_model
+
+    if not (folder / "model.json").is_file() or (folder / _REGISTERED).exists():
+        return None
+    model = load_model(folder)
+    return model if model.config == read_config(config)[0] else None
+
+
+def _trained(arguments: Namespace, folder: Path) -> "Model":
+    from senet.training import train_from_file
+
+    if arguments.workers > 1 or arguments.address is not None:
+        return _train_together(arguments, folder)
+    model = train_from_file(arguments.config, folder, home())
+    Shared(home()).pass_on_folder(folder)
+    return model
 
 
 def _train_together(arguments: Namespace, folder: Path) -> "Model":

@@ -141,6 +141,11 @@ def test_export_train_predict(status: dict[str, Any], home: Home, tmp_path: Path
     artifacts = {file.path for file in client.list_artifacts(version.run_id, "model")}
     assert "model/weights.safetensors" in artifacts
 
+    assert "exists already" in home.call("sweeps", "train", str(best), "--name", "winner", code=2)
+    (folder / ".registered").unlink()
+    again = home.call("sweeps", "train", str(best), "--name", "winner")
+    assert again.startswith("registered winner version 2"), "as if that had failed: it is not trained again"
+
     image = tmp_path / "dog.png"
     dataset = open_dataset(home.folder / "datasets" / "tiny")
     Image.fromarray(dataset.base.images[0]).save(image)
