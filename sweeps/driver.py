@@ -70,9 +70,8 @@ class Driver:
         self._deaths: dict[int, int] = {}
         self._given_up: dict[str, Verdict] = {}
         self._shares = Shares(self._recipe.resources, self._constraints.memory_size)
-        # What trials have of a machine, and what those that ran out of memory shall have.
+        # What trials have of a machine.
         self._given: dict[int, dict[str, float]] = {}
-        self._larger: dict[int, dict[str, float]] = {}
         # Trials whose base somebody else trains: which have said so, and when to look again.
         self._gives_way: set[str] = set()
         self._held: dict[int, float] = {}
@@ -97,7 +96,8 @@ class Driver:
             entry = self._suggester.next(self._held)
         if entry is None:
             return None
-        resources = self._larger.get(entry.number) or self._shares.of(entry.params)
+        earlier = self._sweep.attempts(entry.number)
+        resources = (earlier[-1].get("next_resources") if earlier else None) or self._shares.of(entry.params)
         given = sum(self._given[live.number]["gpu"] for live in self._live.values())
         # Where all shares are alike the number of trials at a time says it all. The first one always begins: a cluster
         # may have no machine yet, and add one for it.
@@ -269,9 +269,8 @@ class Driver:
         }
         if more == now:
             return False
-        self._sweep.set_attempt_aside(entry.number)
+        self._sweep.set_attempt_aside(entry.number, more)
         self._reports.pop(entry.number)
-        self._larger[entry.number] = more
         self._suggester.given_back(entry)
         return True
 

@@ -104,11 +104,13 @@ class Sweep:
         found = [_read_json(path) for path in sorted(self.trial_folder(number).glob("attempt-*.json"))]
         return [result for result in found if result is not None]
 
-    def set_attempt_aside(self, number: int) -> None:
-        """Make room for a further attempt of trial `number`."""
+    def set_attempt_aside(self, number: int, next_resources: dict[str, float]) -> None:
+        """Make room for a further attempt of trial `number`, and write down what it shall have of a machine."""
         folder, shared = self.trial_folder(number), Shared(self.home)
         aside = folder / f"attempt-{len(self.attempts(number)) + 1}.json"
-        (folder / "result.json").rename(aside)
+        result = (self.result(number) or {}) | {"next_resources": next_resources}
+        write_atomically(aside, json.dumps(result).encode())
+        (folder / "result.json").unlink()
         # The next attempt's time is its own.
         (folder / "progress.json").unlink(missing_ok=True)
         shared.pass_on(aside)

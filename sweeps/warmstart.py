@@ -1,5 +1,6 @@
 """What an earlier sweep has found, taken over by a new one."""
 
+from collections import defaultdict
 from typing import Any
 
 from senet.config import TrialConfig
@@ -7,8 +8,6 @@ from senet.errors import InputError
 from sweeps.ledger import Entry, Ledger, answered, entries_of, open_ledger
 from sweeps.space import Params, Space, complete, value_at
 from sweeps.sweep import Sweep
-
-_NAMED = 3
 
 
 def take_over(sweep: Sweep, other: Sweep) -> str:
@@ -22,22 +21,23 @@ def take_over(sweep: Sweep, other: Sweep) -> str:
     space, other_space = (s.recipe().parsed_space("recipe") for s in (sweep, other))
     same_data = sweep.about()["data_fingerprint"] == other.about()["data_fingerprint"]
     ledger = open_ledger(sweep, create=True)
-    taken, left_out = 0, []
+    taken = 0
+    left_out: dict[str, list[int]] = defaultdict(list)
     for entry in entries_of(other):
-        if entry.state != "complete":
-            continue
         try:
+            if entry.state != "complete":
+                raise InputError(f"{entry.state} there")
             if not same_data:
                 raise InputError("it was trained on other data")
             params = _fitted(space, other_space.config(entry.params, seed=entry.seed))
             _add(ledger, space, params, entry, other.name)
             taken += 1
         except InputError as error:
-            left_out.append(f"trial {entry.number}: {error}")
+            left_out[str(error)].append(entry.number)
     told = f"took over {taken} trials of {other.name}"
     if left_out:
-        more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
-        told += f", left out {len(left_out)}: {'; '.join(left_out[:_NAMED])}{more}"
+        reasons = (f"trial {', '.join(map(str, numbers))}: {reason}" for reason, numbers in left_out.items())
+        told += f", left out {sum(map(len, left_out.values()))}: {'; '.join(reasons)}"
     return told
 
 

@@ -63,6 +63,12 @@ def summary(result: Result) -> list[str]:
         for role in roles
     ]
     lines.append(verdict(result))
+    weights = result.get("weights_of_first_place")
+    if weights is not None:
+        lines.append(
+            f"trial {result['pick']} is first of {len(result['validation'])} candidates for w from {weights[0]:.2f} to "
+            f"{weights[1]:.2f} (w = {result['objective']['original_weight']:g} was asked for)"
+        )
     lines += [result["split"]] if result.get("split") else []
     lines += [f"trial {number} failed with all fresh seeds" for number in result["failed"]]
     deviation = result["largest_deviation_of_a_joint_measured_again"]

@@ -12,13 +12,13 @@ import numpy as np
 from senet.data.store import Split
 from senet.errors import InputError
 from senet.files import write_atomically
-from sweeps.analysis import configuration_key, spread
+from sweeps.analysis import configuration_key, configurations, spread, weights_of_first_place
 from sweeps.confirm.bootstrap import REPLICATES, Interval, paired_interval
 from sweeps.confirm.hits import Hits, read_hits
 from sweeps.confirm.study import Candidate, outcome, study_of
 from sweeps.errors import FailedError
 from sweeps.shared import Shared
-from sweeps.status import Status
+from sweeps.status import Status, sweep_status
 from sweeps.sweep import Sweep, versions
 
 Result = dict[str, Any]
@@ -61,6 +61,7 @@ def conclude(sweep: Sweep, status: Status, top: int, measure_all: Callable[[list
         raise FailedError(f"the baseline failed with all fresh seeds; look at it: sweeps status {study}")
     result = _result(sweep, ranking, _measured(sweep, ranking, measure_all), top) | {
         "split": status["objective"]["split"],
+        "weights_of_first_place": _weights(sweep, ranking[0]),
         "failed": [candidate.configuration.first["number"] for candidate in everyone if not candidate.replicates],
     }
     write_atomically(sweep.folder / FILE, (json.dumps(result, indent=2) + "\n").encode())
@@ -147,6 +148,14 @@ def _result(sweep: Sweep, ranking: Sequence[Candidate], measured: Sequence[Measu
         "largest_deviation_of_a_joint_measured_again": max(deviations),
         "versions": versions(),
     }
+
+
+def _weights(sweep: Sweep, pick: Candidate) -> list[float] | None:
+    """For which weights of the objective no other candidate is ahead of the pick on validation, fresh seeds alone."""
+    among = configurations(sweep_status(study_of(sweep))["trials"])
+    numbers = {trial["number"] for trial in pick.replicates.values()}
+    found = weights_of_first_place(next(one for one in among if one.first["number"] in numbers), among)
+    return None if found is None else list(found)
 
 
 def _row(candidate: Candidate, measured: Measured, weight: float) -> Result:

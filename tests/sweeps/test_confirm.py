@@ -159,6 +159,9 @@ def test_what_it_comes_to(studied: Sweep) -> None:
     assert stored_result(sweep) == found
 
     assert found["split"] == ""
+    low, high = found["weights_of_first_place"]
+    assert low <= found["objective"]["original_weight"] <= high
+    assert f"trial 1 is first of 3 candidates for w from {low:.2f} to {high:.2f}" in shown(found)
     assert "test = validation" in shown(found | {"split": "test = validation"})
     text, printed = write_markdown(sweep, found).read_text(), shown(found)
     said = (

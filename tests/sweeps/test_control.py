@@ -73,6 +73,10 @@ def test_a_new_sweep_builds_on_another(home: Home, tmp_path: Path) -> None:
     assert taken == [f"steered/{number}" for number in fitting]
     assert f"took over {len(fitting)} trials of steered" in out
     assert "is outside of choice: [16]" in out
+    left = [t["number"] for t in steered if t["number"] not in fitting]
+    assert f", left out {len(left)}: trial " in out
+    named = {int(word.strip(",:")) for word in out.partition("left out")[2].split() if word.strip(",:").isdigit()}
+    assert named >= set(left), "by their numbers"
     own = [trial["state"] for trial in found if trial["answers"] is None]
     assert len(own) == 2
     assert set(own) <= {"complete", "pruned"}

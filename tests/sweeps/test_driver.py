@@ -37,11 +37,16 @@ class Session:
         self.sweep: Sweep = create_sweep(home, None, "s", recipe, "data")
         self.ledger = Ledger(self.sweep.folder, self.sweep.name, create=True)
         self.said = io.StringIO()
+        self.drive()
+
+    def drive(self) -> None:
+        """Begin a session."""
+        recipe = self.sweep.recipe()
         view = PlainView(Console(file=self.said, width=200), Tally(recipe.search.trials, []))
-        tracking = SweepTracking(home, self.sweep.name, self.sweep.about()["id"])
+        tracking = SweepTracking(self.sweep.home, self.sweep.name, self.sweep.about()["id"])
         tracking.begin({})
         largest = {"cpu": 2.0, "gpu": 1.0}
-        gpus = 1.0 if resources.get("gpu") == "auto" else math.inf
+        gpus = 1.0 if recipe.resources.gpu == "auto" else math.inf
         self.driver = Driver(self.sweep, self.ledger, tracking, view, DATA, 8, largest, gpus)
 
     def begin(self) -> dict[str, Any]:
@@ -128,6 +133,8 @@ def test_out_of_memory_is_tried_once_more_with_twice_the_share(session: Callable
     assert first["resources"] == {"cpu": 1, "gpu": 0.25}
     s.end(first, state="failed", error="out of memory: x", stage_seconds={"base": 2.0})
     assert s.ledger.entries()[0].state == "running"
+    # The driver is killed, and another one goes on.
+    s.drive()
     again = s.driver.next_assignment("again")
     assert again is not None
     assert (again["number"], again["resources"]) == (0, {"cpu": 2, "gpu": 0.5})
