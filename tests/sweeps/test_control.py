@@ -13,7 +13,12 @@ PRUNED = merged(
     RECIPE,
     {
         "config": {"base": {"epochs": 4}},
-        "search": {"trials": 10, "seed": 1, "pruning": {"rungs": [1, 2], "reduction_factor": 2}},
+        "search": {
+            "trials": 10,
+            "seed": 1,
+            "streams_per_base": 1,
+            "pruning": {"rungs": [1, 2], "reduction_factor": 2},
+        },
     },
 )
 
