@@ -1,7 +1,7 @@
 """What is left of a sweep for people: leaderboard, table, picture."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,16 @@ def _weights(status: Status) -> list[str]:
     interval = weights_of_first_place(ranking[0], ranking) if ranking else None
     if interval is None:
         return []
-    return [
-        f"trial {ranking[0].first['number']} is first of {len(ranking)} configurations for w from {interval[0]:.2f} to "
-        f"{interval[1]:.2f} (w = {status['objective']['original_weight']:g} was asked for)"
-    ]
+    among = f"{len(ranking)} configurations"
+    return [first_place(ranking[0].first["number"], among, interval, status["objective"]["original_weight"])]
+
+
+def first_place(number: int, among: str, interval: Sequence[float], asked: float) -> str:
+    """For which weights of the objective a trial stays first, in a line."""
+    return (
+        f"trial {number} is first of {among} for w from {interval[0]:.2f} to {interval[1]:.2f} "
+        f"(w = {asked:g} was asked for)"
+    )
 
 
 def spread_percent(found: Spread) -> str:

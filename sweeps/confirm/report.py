@@ -10,7 +10,7 @@ from senet.files import write_atomically
 from sweeps.analysis import Spread
 from sweeps.confirm.result import Result, row_of
 from sweeps.progress import percent
-from sweeps.report import describe_params, spread_percent
+from sweeps.report import describe_params, first_place, spread_percent
 from sweeps.sweep import Sweep
 
 _HEADINGS = ("", "trial", "n", "joint", "original", "streaming", "joint in the sweep", "ahead of the next")
@@ -65,10 +65,8 @@ def summary(result: Result) -> list[str]:
     lines.append(verdict(result))
     weights = result.get("weights_of_first_place")
     if weights is not None:
-        lines.append(
-            f"trial {result['pick']} is first of {len(result['validation'])} candidates for w from {weights[0]:.2f} to "
-            f"{weights[1]:.2f} (w = {result['objective']['original_weight']:g} was asked for)"
-        )
+        among = f"{len(result['validation'])} candidates"
+        lines.append(first_place(result["pick"], among, weights, result["objective"]["original_weight"]))
     lines += [result["split"]] if result.get("split") else []
     lines += [f"trial {number} failed with all fresh seeds" for number in result["failed"]]
     deviation = result["largest_deviation_of_a_joint_measured_again"]
