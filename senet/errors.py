@@ -1,6 +1,7 @@
 """Errors that a user can cause or mend; a command prints them as one line."""
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 
 class InputError(Exception):
@@ -19,10 +20,11 @@ def first_problem(error: ValidationError, source: str, value_of: str = "") -> In
         source: the file (or command line) that the value came from.
         value_of: dotted prefix of the key within `source`.
     """
-    problem = error.errors(include_url=False)[0]
-    # A union adds the type it tried to the location: only real keys are shown.
-    tried = ("float", "int", "str", "bool", "constrained-int", "constrained-float")
-    parts = [str(part) for part in problem["loc"] if part not in tried and not str(part).startswith("literal[")]
+    # Of the types that a union tried, the one that got furthest is the one that was meant.
+    problems = error.errors(include_url=False)
+    where = _keys(problems[0])
+    problem = max((one for one in problems if _keys(one)[: len(where)] == where), key=lambda one: len(_keys(one)))
+    parts = _keys(problem)
     key = ".".join(filter(None, [value_of, *parts]))
     if problem["type"] == "extra_forbidden":
         return InputError(f"{source}: unknown key `{key}`")
@@ -31,3 +33,11 @@ def first_problem(error: ValidationError, source: str, value_of: str = "") -> In
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     shown = "" if isinstance(problem["input"], dict) else f", but got {problem['input']!r}"
     return InputError(f"{source}: {f'`{key}`: ' if key else ''}{message}{shown}")
+
+
+def _keys(problem: ErrorDetails) -> list[str]:
+    """Where a problem is: a union adds the type it tried to the location, and only real keys count."""
+    tried = ("float", "int", "str", "bool", "constrained-int", "constrained-float")
+    return [
+        str(part) for part in problem["loc"] if part not in tried and not str(part).startswith(("literal[", "tuple["))
+    ]

@@ -20,15 +20,19 @@ def home() -> Path:
     return copy_of(place) if "://" in place else Path(place).resolve()
 
 
+def cache() -> Path:
+    """What this machine keeps for itself lies here: `SWEEPS_CACHE`, else ~/.cache/senet-sweeps."""
+    folder = os.environ.get("SWEEPS_CACHE")
+    return Path(folder).absolute() if folder else Path.home() / ".cache" / "senet-sweeps"
+
+
 def copy_of(url: str) -> Path:
-    """This machine's copy of the bucket's folder at `url`: below `SWEEPS_CACHE`, else ~/.cache/senet-sweeps."""
+    """This machine's copy of the bucket's folder at `url`, in its cache."""
     scheme, _, path = url.rstrip("/").partition("://")
     if scheme not in BUCKETS or not path.strip("/") or "::" in url or not url.isprintable():
         raise InputError(f"SWEEPS_HOME: must be a folder, s3://bucket/folder or gs://bucket/folder, but got {url!r}")
-    cache = os.environ.get("SWEEPS_CACHE")
-    folder = Path(cache).absolute() if cache else Path.home() / ".cache" / "senet-sweeps"
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in path)[-40:].strip("-")
-    copy = folder / f"home-{plain}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
+    copy = cache() / f"home-{plain}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
     copy.mkdir(parents=True, exist_ok=True)
     (copy / MARK).write_text(url.rstrip("/"))
     return copy

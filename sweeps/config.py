@@ -1,5 +1,6 @@
 """A recipe: everything that a sweep is, as validated YAML."""
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,23 +90,53 @@ class SearchConfig(Config):
 SMALLEST_SHARE = 0.125
 
 
+class ShareOfSize(Config):
+    """What networks up to a size get of a GPU."""
+
+    parameters: PositiveInt
+    """weights and biases, at most"""
+    share: Annotated[float, Field(gt=0, le=1)]
+    """of a GPU"""
+
+
 class ResourcesConfig(Config):
     """What one trial needs."""
 
     cpu: Annotated[float, Field(ge=0.01)] = 1
     """CPU cores"""
-    gpu: NonNegativeFloat | Literal["auto"] = 0
+    gpu: NonNegativeFloat | Literal["auto"] | Annotated[tuple[ShareOfSize, ...], Field(strict=False, min_length=1)] = 0
     """GPUs; a fraction shares one, and a trial gets no more memory than its share; `auto`: the smallest share, down to
     an eighth, that holds what a trial of a network of the same size or a larger one was seen to use; the first of its
-    size has a whole GPU"""
+    size has a whole GPU; a list of `{parameters: …, share: …}`: by the size of a trial's network, a larger one than
+    all of the list has a whole GPU"""
+
+    @field_validator("gpu")
+    @classmethod
+    def _grows(cls, value: Any) -> Any:
+        if isinstance(value, tuple):
+            sizes, shares = [row.parameters for row in value], [row.share for row in value]
+            if sizes != sorted(set(sizes)) or shares != sorted(shares):
+                raise ValueError("`parameters` must ascend from row to row, and `share` with them")
+        return value
+
+    @property
+    def by_size(self) -> bool:
+        """Whether trials get unlike shares of a GPU."""
+        return not isinstance(self.gpu, int | float)
+
+    def of(self, parameters: float) -> dict[str, float]:
+        """Cores and GPUs of a trial whose network has so many weights and biases, as long as nothing is measured."""
+        rows = self.gpu if isinstance(self.gpu, tuple) else ()
+        whole = 1.0 if self.by_size else float(self.gpu)  # type: ignore[arg-type]
+        return {"cpu": self.cpu, "gpu": next((row.share for row in rows if parameters <= row.parameters), whole)}
 
     def most(self) -> dict[str, float]:
         """Cores and GPUs that a trial gets at most, before it runs out of memory."""
-        return {"cpu": self.cpu, "gpu": 1.0 if self.gpu == "auto" else self.gpu}
+        return self.of(math.inf)
 
     def room(self, machine: Mapping[str, float]) -> int:
         """How many trials a machine with such Ray resources (`CPU`, `GPU`) holds at a time, if all are small."""
-        least = self.most() | ({"gpu": SMALLEST_SHARE} if self.gpu == "auto" else {})
+        least = self.of(0) | ({"gpu": SMALLEST_SHARE} if self.gpu == "auto" else {})
         # 0.1 goes ten times into 1.
         rooms = [int(machine.get(name.upper(), 0) / share + 1e-6) for name, share in least.items() if share]
         return min(rooms) if all(machine.get(k.upper(), 0) >= share for k, share in self.most().items()) else 0

@@ -101,7 +101,7 @@ class Driver:
         given = sum(self._given[live.number]["gpu"] for live in self._live.values())
         # Where all shares are alike the number of trials at a time says it all. The first one always begins: a cluster
         # may have no machine yet, and add one for it.
-        if self._recipe.resources.gpu == "auto" and self._live and given + resources["gpu"] > self.gpus:
+        if self._recipe.resources.by_size and self._live and given + resources["gpu"] > self.gpus:
             self._suggester.given_back(entry)
             return None
         self._given[entry.number] = resources

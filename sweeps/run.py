@@ -21,13 +21,13 @@ from rich.console import Console
 from senet.data.catalogue import describe_dataset
 from senet.errors import InputError
 from senet.home import home
+from senet.mounts import share_of
 from sweeps.analysis import configurations, knee
 from sweeps.config import Recipe
 from sweeps.driver import Driver
 from sweeps.inventory import QUOTA
 from sweeps.ledger import Entry, Ledger, entries_of, is_finished, open_ledger
 from sweeps.progress import LiveView, PlainView, Tally, View
-from sweeps.storage import mounts, share_of
 from sweeps.sweep import Sweep
 from sweeps.tracking import SweepTracking
 from sweeps.trial import run_trial
@@ -90,7 +90,7 @@ def _check_tracking(address: str | None) -> None:
     if os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("http://", "https://")):
         return
     machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    share = None if address is None else share_of(home().resolve(), mounts())
+    share = None if address is None else share_of(home())
     if len(machines) > 1 or share is not None:
         why = f"the cluster has {len(machines)} machines, and " if share is None else ""
         where = "a disk that they share" if share is None else f"a mounted share ({share})"

@@ -1,4 +1,4 @@
-"""What share of a GPU a trial gets: what the recipe says, or, for `auto`, by what trials were seen to use.
+"""What share of a GPU a trial gets: what the recipe says of its size, or, for `auto`, by what trials were seen to use.
 
 Memory grows with a network's weights and with what it keeps of a batch for the way back. A trial whose network has no
 more of either than one that was measured needs no more than that one needed.
@@ -39,11 +39,15 @@ class Shares:
             self._peaks[size] = max(self._peaks.get(size, 0.0), memory["fraction"])
 
     def of(self, params: Params) -> dict[str, float]:
-        """Cores and GPUs for a trial; a whole GPU where none of its size was measured."""
-        return self._resources.most() | ({"gpu": self._measured(params)} if self._resources.gpu == "auto" else {})
+        """Cores and GPUs for a trial; for `auto` a whole GPU where none of its size was measured."""
+        if not self._resources.by_size:
+            return self._resources.most()
+        size = self._size_of(params)
+        measured = {"gpu": self._measured(size)} if self._resources.gpu == "auto" else {}
+        return self._resources.of(size[0]) | measured
 
-    def _measured(self, params: Params) -> float:
-        parameters, activations = self._size_of(params)
+    def _measured(self, size: Size) -> float:
+        parameters, activations = size
         bounds = [peak for size, peak in self._peaks.items() if size[0] >= parameters and size[1] >= activations]
         needed = _MARGIN * min(bounds, default=math.inf)
         return next((share for share in _SHARES if share >= needed), 1.0)

@@ -14,16 +14,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 from senet.data.catalogue import EMBEDDED
 from senet.errors import InputError
+from senet.mounts import share_of
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 SQLITE, JOURNAL = "ledger.db", "ledger.journal"
-
-_SHARES = {"9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4",
-           "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "vboxsf", "virtiofs", "wekafs"}  # fmt: skip
-# Mounted through FUSE, and yet a local disk: the root of a container without privileges.
-_LOCAL_FUSE = {"fuse.fuse-overlayfs"}
 
 _SCHEME = "postgresql"
 _NO_DRIVER = "`search.storage`: PostgreSQL needs the package psycopg: pip install 'senet-sweeps[postgres]'"
@@ -77,42 +73,13 @@ def check_bucket(url: str | None, storage: str | None, data: str, tracking: str 
         raise InputError(f"MLFLOW_TRACKING_URI: {where}, where no tracking database can lie: name a server")
 
 
-def share_of(folder: Path, mounts: str) -> str | None:
-    """What kind of mounted share a folder lies on; None on a local disk.
-
-    Args:
-        folder: absolute, its symbolic links resolved.
-        mounts: the text of /proc/self/mountinfo (proc(5)).
-    """
-    found, longest = None, -1
-    for line in mounts.splitlines():
-        left, _, right = line.partition(" - ")
-        fields, kind = left.split(" "), right.split(" ")[0]
-        if len(fields) < 5:
-            continue
-        point = _unescaped(fields[4])
-        # Of two mounts at one point the later one is seen.
-        if folder.is_relative_to(point) and len(point) >= longest:
-            found, longest = kind, len(point)
-    shared = found is not None and (found in _SHARES or (found.startswith("fuse.") and found not in _LOCAL_FUSE))
-    return found if shared else None
-
-
-def mounts() -> str:
-    """The mounts of this process; empty where the system does not tell, and every disk then counts as local."""
-    try:
-        return Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    except OSError:
-        return ""
-
-
 def storage_file(folder: Path) -> Path:
     """The file in a sweep's folder that its ledger is, or will be; what is there stays what it is.
 
     Raises:
         InputError: a sqlite ledger lies on a share.
     """
-    share = share_of(folder.resolve(), mounts())
+    share = share_of(folder)
     sqlite, journal = folder / SQLITE, folder / JOURNAL
     if share is not None and sqlite.exists():
         raise InputError(
@@ -192,10 +159,3 @@ def reason_of(error: Exception) -> str:
     cause = error.__cause__ or error
     lines = [line.strip() for line in str(getattr(cause, "orig", None) or cause).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-def _unescaped(text: str) -> str:
-    """A path of mountinfo, in which space, tab, newline and backslash are octal."""
-    for code in ("040", "011", "012", "134"):
-        text = text.replace(f"\\{code}", chr(int(code, 8)))
-    return text

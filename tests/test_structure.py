@@ -13,7 +13,7 @@ FILES = sorted([*(ROOT / "senet").rglob("*.py"), *(ROOT / "sweeps").rglob("*.py"
 
 # Light parts of senet that everybody may use: they import no torch.
 LIGHT = {"senet.command", "senet.config", "senet.data.catalogue", "senet.data.integrity", "senet.data.store",
-         "senet.errors", "senet.files", "senet.home", "senet.yamlfile"}  # fmt: skip
+         "senet.errors", "senet.files", "senet.home", "senet.mounts", "senet.yamlfile"}  # fmt: skip
 
 
 def imports(file: Path) -> set[str]:

@@ -12,6 +12,7 @@ from senet.data.breeds import BreedsSpec, prepare_breeds
 from senet.data.integrity import MANIFEST
 from senet.data.store import Dataset, check_name, open_dataset
 from senet.errors import InputError
+from senet.mounts import share_of
 
 EMBEDDED = "breeds"
 
@@ -47,21 +48,36 @@ def dataset_folder(home: Path, name: str) -> Path:
 
 
 def obtain_dataset(home: Path, name: str) -> Dataset:
-    """The data set `name`; `breeds` is drawn if it is not there yet, and one by URL is copied to this machine.
+    """The data set `name`, as this machine reads it.
+
+    `breeds` is drawn if it is not there yet; one by URL or on a mounted share is copied to this machine first.
 
     Raises:
         InputError: there is none of this name.
     """
-    folder = dataset_folder(home, name)
     if is_url(name):
+        folder = dataset_folder(home, name)
         if not (folder / MANIFEST).exists():
             from senet.data.remote import fetch_dataset
 
             fetch_dataset(name, folder)
-        try:
-            return dataclasses.replace(open_dataset(folder), name=name)
-        except InputError:
-            raise InputError(f"{folder}: this machine's copy of {name} is damaged: delete it and call again") from None
+    else:
+        folder = _prepared(home, name)
+        if share_of(folder) is None:
+            return open_dataset(folder)
+
+        from senet.data.remote import own_copy
+
+        folder = own_copy(folder)
+    try:
+        return dataclasses.replace(open_dataset(folder), name=name)
+    except InputError as error:
+        raise InputError(f"{error} (this machine's copy of {name}: delete it and call again)") from None
+
+
+def _prepared(home: Path, name: str) -> Path:
+    """The folder of a prepared data set; `breeds` is drawn if it is not there yet. Raises InputError."""
+    folder = dataset_folder(home, name)
     if not (folder / MANIFEST).exists():
         if name != EMBEDDED:
             prepared = sorted(path.parent.name for path in prepared_manifests(home))
@@ -69,7 +85,7 @@ def obtain_dataset(home: Path, name: str) -> Dataset:
                 f"data: no data set `{name}` in {folder.parent}; there are: {', '.join(sorted({EMBEDDED, *prepared}))}"
             )
         prepare_breeds(folder, BreedsSpec())
-    return open_dataset(folder)
+    return folder
 
 
 def prepared_manifests(home: Path) -> list[Path]:
@@ -90,6 +106,11 @@ class Description:
     labels: int
     """most labels of one streaming image; 0 where there is none"""
 
+    @property
+    def image_bytes(self) -> int:
+        """What its images take on a disk."""
+        return sum(sum(parts.values()) for parts in self.counts.values()) * self.size**2 * 3
+
 
 def describe_dataset(home: Path, name: str) -> Description:
     """Describe a data set, `breeds` before it is drawn and one by URL before it is copied.
@@ -97,17 +118,15 @@ def describe_dataset(home: Path, name: str) -> Description:
     Raises:
         InputError: there is none.
     """
-    folder = dataset_folder(home, name)
-    if (folder / MANIFEST).exists():
-        return description(obtain_dataset(home, name))
-    if name == EMBEDDED:
-        spec = BreedsSpec()
-        return Description(name, spec.classes(), spec.size, spec.counts(), 2)
-    if is_url(name):
+    there = (dataset_folder(home, name) / MANIFEST).exists()
+    if is_url(name) and not there:
         from senet.data.remote import fetch_manifest
 
         return _described(name, fetch_manifest(name))
-    return description(obtain_dataset(home, name))
+    if name == EMBEDDED and not there:
+        spec = BreedsSpec()
+        return Description(name, spec.classes(), spec.size, spec.counts(), 2)
+    return description(obtain_dataset(home, name) if is_url(name) else open_dataset(_prepared(home, name)))
 
 
 def description(dataset: Dataset) -> Description:

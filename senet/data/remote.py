@@ -10,9 +10,19 @@ from typing import Any
 
 import fsspec
 
-from senet.data.integrity import ARRAYS, MANIFEST, TEXTS, check_files, parse_manifest
+from senet.data.integrity import (
+    ARRAYS,
+    MANIFEST,
+    TEXTS,
+    check_files,
+    parse_manifest,
+    read_manifest,
+    verify_files,
+)
 from senet.data.workspace import Workspace
 from senet.errors import InputError
+from senet.home import cache
+from senet.mounts import share_of
 
 SCHEMES = ("file", "s3", "gs")
 _CHUNK_BYTES = 8 * 2**20
@@ -28,12 +38,31 @@ def check_url(url: str, what: str) -> str:
 
 
 def cached_folder(home: Path, url: str) -> Path:
-    """Where the copy of `url` lies or would lie: below `SWEEPS_CACHE`, else `home`'s data sets."""
-    cache = os.environ.get("SWEEPS_CACHE")
+    """Where the copy of `url` lies or would lie: in this machine's cache where `SWEEPS_CACHE` names it or `home` is a
+    mounted share, else among `home`'s data sets."""
+    own = bool(os.environ.get("SWEEPS_CACHE")) or share_of(home) is not None
     name = PurePosixPath(url.rstrip("/")).name
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).lstrip("._-")[:40]
-    folder = Path(cache).absolute() if cache else home / "datasets"
+    folder = cache() if own else home / "datasets"
     return folder / f"{plain or 'data'}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
+
+
+def own_copy(folder: Path) -> Path:
+    """This machine's own copy, in its cache, of the data set `folder` on a mounted share; made once.
+
+    Raises:
+        InputError: it is damaged, or the disk is too small.
+    """
+    manifest = read_manifest(folder)
+    copy = cache() / f"{folder.name}-{manifest['fingerprint']}"
+    if not (copy / MANIFEST).exists():
+        try:
+            fetch_dataset(f"file://{folder}", copy)
+        except InputError:
+            # Says how it is made again, if it is the one on the share that is damaged.
+            verify_files(folder, manifest)
+            raise
+    return copy
 
 
 def fetch_manifest(url: str) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from senet.errors import InputError
+from senet.mounts import share_of
 from sweeps.config import Recipe
 from sweeps.doctor.cluster import Answers, Machine
-from sweeps.storage import check_bucket, mounts, open_database, share_of, storage_file
+from sweeps.storage import check_bucket, open_database, storage_file
 
 _CLOCK_SECONDS = 2.0
 
@@ -66,7 +67,14 @@ def devices(machines: list[Machine], described: Answers, recipe: Recipe | None) 
         asked = f"a trial asks for CPU {share['cpu']:g}, GPU {share['gpu']:g}"
         bad.append(Finding("GPUs", _all(machines), f"{asked}; the largest machine has {_shares(most)}", advice))
     elif recipe is not None:
-        return bad or [Finding("GPUs", _all(machines), f"{total:g}; {len(holding)} of {len(machines)} hold a trial")]
+        said = f"{total:g}; {len(holding)} of {len(machines)} hold a trial"
+        at_a_time = recipe.search.concurrency
+        room = sum(recipe.resources.room(machine.resources) for machine in holding)
+        if at_a_time is not None and room < min(at_a_time, recipe.search.trials):
+            advice = "lower `search.concurrency` or `resources`, or add machines, unless the cluster itself adds them"
+            said += f", {room} at a time, `search.concurrency` asks for {at_a_time}"
+            return [*bad, Finding("GPUs", _all(machines), said, advice)]
+        return bad or [Finding("GPUs", _all(machines), said)]
     return bad or [Finding("GPUs", _all(machines), f"{total:g}")]
 
 
@@ -125,7 +133,7 @@ def ledger(
             storage_file(folder)
         except InputError as error:
             return [Finding("ledger", "driver", str(error), "begin that sweep anew, or move SWEEPS_HOME")]
-    share = share_of(home.resolve(), mounts())
+    share = share_of(home)
     kind = "sqlite on a local disk of the driver" if share is None else f"a journal file on a share ({share})"
     return [Finding("ledger", "driver", kind)]
 
@@ -136,7 +144,7 @@ def tracking(home: Path, uri: str, problem: str | None, machines: int) -> list[F
     if problem is not None:
         login = "is MLFLOW_TRACKING_URI right, the server up, and the login of this user in MLFLOW_TRACKING_USERNAME, "
         return [Finding("tracking", "driver", problem, f"{login}MLFLOW_TRACKING_PASSWORD or ~/.mlflow/credentials?")]
-    share = share_of(home.resolve(), mounts())
+    share = share_of(home)
     if uri.startswith("sqlite:") and (share is not None or machines > 1):
         why = f"a share ({share})" if share is not None else f"a disk that {machines} machines share"
         return [Finding("tracking", "driver", f"{uri}: sqlite on {why} is not safe", server)]
@@ -163,6 +171,17 @@ def disk(described: Answers, needed: int, free_there: int) -> list[Finding]:
     said = f"{free / 1e9:.1f} GB free, at most {needed / 1e9:.1f} GB needed for bases and unfinished trials"
     advice = "make room (sweeps bases --prune), plan fewer trials, or bound the networks with `constraints`"
     return [Finding("disk", _all(described.given), said, advice if free < needed else "")]
+
+
+def copies(described: Answers, needed: int) -> list[Finding]:
+    """Whether every machine has room for its own copy of the data set."""
+    bad = []
+    for name, found in described.given.items():
+        if found["cache_free_bytes"] < needed:
+            free = found["cache_free_bytes"] / 1e9
+            said = f"{free:.1f} GB free, {needed / 1e9:.1f} GB needed for its copy of the data"
+            bad.append(Finding("copies", name, said, "make room there, or name another disk there in SWEEPS_CACHE"))
+    return bad or [Finding("copies", _all(described.given), f"room for {needed / 1e9:.1f} GB of data on each")]
 
 
 def network(corner: str, answers: Answers) -> list[Finding]:

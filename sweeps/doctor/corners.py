@@ -38,9 +38,13 @@ class Corners:
 
     def disk_bytes(self, concurrency: int) -> int:
         """What bases and unfinished trials take, were every network as large as the largest."""
-        counted = self._complexity(self.largest().model)
-        parameters = 0 if counted is None else counted.parameters
-        return parameters * _BYTES * (expected_bases(self._recipe, self._space) + _COPIES * concurrency)
+        copies = expected_bases(self._recipe, self._space) + _COPIES * concurrency
+        return self.parameters(self.largest()) * _BYTES * copies
+
+    def parameters(self, config: TrialConfig) -> int:
+        """Weights and biases of a configuration's network; 0 where it cannot be counted."""
+        counted = self._complexity(config.model)
+        return 0 if counted is None else counted.parameters
 
     def _corner(self, choose: Callable[..., Params]) -> TrialConfig:
         params = self._start()

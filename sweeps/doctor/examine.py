@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from senet.config import TrialConfig
-from senet.data.catalogue import Description, check_fits, describe_dataset
+from senet.data.catalogue import Description, check_fits, dataset_folder, describe_dataset
 from senet.errors import InputError
+from senet.home import cache
+from senet.mounts import share_of
 from sweeps.config import Recipe
 from sweeps.constraints import Constraints
 from sweeps.doctor import checks, machine
@@ -79,14 +81,19 @@ def _trials(home: Path, recipe: Recipe, source: str, there: list[Machine], descr
     at_once = min(
         recipe.search.trials, recipe.search.concurrency or sum(recipe.resources.room(one.resources) for one in holding)
     )
-    yield from checks.disk(described, corners.disk_bytes(at_once), shutil.disk_usage(home).free)
+    folder = dataset_folder(home, recipe.data)
+    own = share_of(home) is not None or home.is_relative_to(cache()) or not folder.is_relative_to(home)
+    copied = 0 if own or folder.exists() else data.image_bytes
+    yield from checks.disk(described, corners.disk_bytes(at_once) + copied, shutil.disk_usage(home).free)
+    if own:
+        yield from checks.copies(described, data.image_bytes)
     for corner, config in (("smallest", corners.smallest()), ("largest", corners.largest())):
         if holding:
-            yield from checks.network(corner, _rehearsed(recipe, config, data, holding))
+            share = recipe.resources.of(corners.parameters(config))
+            yield from checks.network(corner, _rehearsed(share, config, data, holding))
 
 
-def _rehearsed(recipe: Recipe, config: TrialConfig, data: Description, holding: list[Machine]) -> Answers:
-    share = recipe.resources.most()
+def _rehearsed(share: dict[str, float], config: TrialConfig, data: Description, holding: list[Machine]) -> Answers:
     assignment = {
         "config": config.model_dump(mode="json"),
         "classes": list(data.classes),

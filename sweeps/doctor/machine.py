@@ -37,7 +37,7 @@ _PAGES = {
 
 
 def describe(home: str, bucket: bool = False) -> dict[str, Any]:
-    """Versions, GPUs, and the disk on which `home` lies.
+    """Versions, GPUs, and the disks on which `home` and the machine's own copies lie.
 
     Args:
         bucket: `home` is this machine's copy of a bucket, which is made when it is needed.
@@ -50,9 +50,13 @@ def describe(home: str, bucket: bool = False) -> dict[str, Any]:
         found["gpus"] = torch.cuda.device_count()
     except (ImportError, OSError) as error:
         found["torch"] = str(error).partition("\n")[0]
-    disk = next(path for path in [Path(home), *Path(home).parents] if path.exists())
-    found["free_bytes"] = shutil.disk_usage(disk).free
-    return found
+    cache = os.environ.get("SWEEPS_CACHE") or Path.home() / ".cache" / "senet-sweeps"
+    return found | {"free_bytes": _free(Path(home)), "cache_free_bytes": _free(Path(cache).absolute())}
+
+
+def _free(folder: Path) -> int:
+    """Bytes that are free on the disk on which a folder lies or will lie."""
+    return shutil.disk_usage(next(path for path in [folder, *folder.parents] if path.exists())).free
 
 
 def clock() -> float:

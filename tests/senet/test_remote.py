@@ -58,6 +58,31 @@ def test_the_cache_can_be_elsewhere_and_all_who_wait_get_one_copy(
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
 
 
+def test_each_machine_keeps_its_own_copy_of_what_lies_on_a_share(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("senet.mounts.mounts", lambda: f"1 1 0:1 / {home} rw - nfs4 server:/x rw")
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path / "cache"))
+    prepare_breeds(home / "datasets" / "pets", TINY)
+    describe_dataset(home, "pets")
+    assert not (tmp_path / "cache").exists(), "a description copies nothing"
+    dataset = obtain_dataset(home, "pets")
+    copy = tmp_path / "cache" / f"pets-{dataset.fingerprint}"
+    assert (dataset.name, list((tmp_path / "cache").iterdir())) == ("pets", [copy])
+    assert str(getattr(dataset.base.images, "filename", "")) == str(copy / "base.images.npy")
+    assert obtain_dataset(home, "pets").fingerprint == dataset.fingerprint
+
+    flip(copy / "base.images.npy", 5000)
+    os.utime(copy / "base.images.npy")
+    with pytest.raises(InputError, match=r"this machine's copy of pets: delete it and call again"):
+        obtain_dataset(home, "pets")
+    shutil.rmtree(copy)
+    flip(home / "datasets" / "pets" / "base.images.npy", 5000)
+    with pytest.raises(InputError, match=r"damaged .*: prepare it again: senet data breeds pets"):
+        obtain_dataset(home, "pets")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("url", "part"),
     [

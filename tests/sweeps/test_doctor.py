@@ -12,11 +12,12 @@ from typing import Any
 import grpc
 import pytest
 
+import senet.mounts
 from senet.data.catalogue import describe_dataset
 from sweeps.cli import main
 from sweeps.config import validate_recipe
 from sweeps.doctor import checks
-from sweeps.doctor.cluster import Answers
+from sweeps.doctor.cluster import Answers, Machine
 from sweeps.doctor.corners import Corners
 from sweeps.doctor.machine import open_doors, reachable
 from tests.conftest import merged, refusal
@@ -189,7 +190,7 @@ def test_clocks_and_ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert late.advice
 
     assert checks.ledger(tmp_path, None)[0].advice == ""
-    monkeypatch.setattr(checks, "mounts", lambda: f"1 0 0:1 / {tmp_path} rw - nfs4 server:/ rw")
+    monkeypatch.setattr(senet.mounts, "mounts", lambda: f"1 0 0:1 / {tmp_path} rw - nfs4 server:/ rw")
     (shared,) = checks.ledger(tmp_path, None)
     assert (shared.found, shared.advice) == ("a journal file on a share (nfs4)", "")
     (unsafe,) = checks.tracking(tmp_path, "sqlite:///x", None, 1)
@@ -203,6 +204,33 @@ def test_the_disk_must_hold_what_is_planned() -> None:
     described = Answers({"a": {"exists": True, "free_bytes": 2e9}, "b": {"exists": False, "free_bytes": 1}})
     assert checks.disk(described, int(1e9), int(3e9))[0].advice == ""
     assert checks.disk(described, int(2.5e9), int(3e9))[0].advice
+    own = Answers({"a": {"cache_free_bytes": 2e9}, "b": {"cache_free_bytes": 3e9}})
+    assert checks.copies(own, int(1e9))[0].found == "room for 1.0 GB of data on each"
+    (full,) = checks.copies(own, int(2.5e9))
+    assert (full.where, full.found) == ("a", "2.0 GB free, 2.5 GB needed for its copy of the data")
+    assert "SWEEPS_CACHE" in full.advice
+
+
+@pytest.mark.parametrize(
+    ("resources", "concurrency", "well"),
+    [
+        ({"gpu": 1}, 8, False),
+        ({"gpu": 1}, 2, True),
+        ({"gpu": 0.25}, 8, True),
+        ({"gpu": 0.3}, 8, False),
+        ({"gpu": [{"parameters": 9, "share": 0.25}]}, 8, True),
+        ({"gpu": 0, "cpu": 4}, None, True),
+    ],
+)
+def test_as_many_places_as_trials_are_to_run_at_a_time(
+    resources: dict[str, Any], concurrency: int | None, well: bool
+) -> None:
+    machine = Machine("a", "1", "10.0.0.1", {"CPU": 16.0, "GPU": 2.0})
+    described = Answers({"a": {"gpus": 2, "torch": None}})
+    recipe = merged(RECIPE, {"resources": resources, "search": {"concurrency": concurrency}})
+    (found,) = checks.devices([machine], described, validate_recipe(recipe, "test"))
+    assert (found.advice == "") == well
+    assert well or f"at a time, `search.concurrency` asks for {concurrency}" in found.found
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from senet.complexity import complexity
+from senet.config import ModelConfig
 from senet.data.catalogue import Description
 from sweeps.booking import booked
 from sweeps.config import validate_recipe
@@ -46,7 +48,7 @@ class Session:
         tracking = SweepTracking(self.sweep.home, self.sweep.name, self.sweep.about()["id"])
         tracking.begin({})
         largest = {"cpu": 2.0, "gpu": 1.0}
-        gpus = 1.0 if recipe.resources.gpu == "auto" else math.inf
+        gpus = 1.0 if recipe.resources.by_size else math.inf
         self.driver = Driver(self.sweep, self.ledger, tracking, view, DATA, 8, largest, gpus)
 
     def begin(self) -> dict[str, Any]:
@@ -125,6 +127,23 @@ def test_shares_are_sized_by_what_was_measured(session: Callable[..., Session]) 
     later = [s.driver.next_assignment(f"y{i}") for i in range(2)]
     again = {a["number"]: a["resources"]["gpu"] for a in later if a is not None}
     assert again[cramped["number"]] == 2 * shares["x0"]
+
+
+def test_shares_by_the_size_of_the_network(session: Callable[..., Session]) -> None:
+    rows = [{"parameters": 190_000, "share": 0.25}, {"parameters": 1_000_000, "share": 0.5}]
+    s = session(search={"trials": 30}, resources={"cpu": 1, "gpu": rows})
+    given: list[dict[str, Any]] = []
+    for _ in range(12):
+        while (assignment := s.driver.next_assignment(f"x{len(given)}")) is not None:
+            given.append(assignment)
+        running = {number: entry for number, entry in enumerate(s.ledger.entries()) if entry.state == "running"}
+        assert sum(a["resources"]["gpu"] for a in given if a["number"] in running) <= 1
+        first = next(i for i, a in enumerate(given) if a["number"] in running)
+        s.complete(given[first], 0.5, f"x{first}")
+    for assignment in given:
+        network = complexity(ModelConfig.model_validate(assignment["config"]["model"]), len(DATA.classes), DATA.size)
+        assert assignment["resources"]["gpu"] == (0.25 if network.parameters <= 190_000 else 0.5)
+    assert {assignment["resources"]["gpu"] for assignment in given} == {0.25, 0.5}
 
 
 def test_out_of_memory_is_tried_once_more_with_twice_the_share(session: Callable[..., Session]) -> None:

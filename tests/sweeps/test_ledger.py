@@ -16,7 +16,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-import sweeps.storage
+import senet.mounts
 from senet.errors import InputError
 from sweeps.config import Recipe, validate_recipe
 from sweeps.ledger import Entry, Ledger, NoLedgerError, delete_ledger, entries_of, open_ledger
@@ -59,7 +59,7 @@ class Place:
 
 def on_a_share(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `folder` count as mounted."""
-    monkeypatch.setattr(sweeps.storage, "mounts", lambda: f"1 1 0:1 / {folder} rw - nfs4 server:/x rw\n")
+    monkeypatch.setattr(senet.mounts, "mounts", lambda: f"1 1 0:1 / {folder} rw - nfs4 server:/x rw\n")
 
 
 @pytest.fixture(params=["sqlite", "journal", pytest.param("postgresql", marks=pytest.mark.slow)])
@@ -180,7 +180,7 @@ def test_a_damaged_journal_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def drive(folder: Path, shared: bool, told: Path) -> None:
     """A driver that opens and finishes trials until it is killed, and says which it has finished."""
     if shared:
-        sweeps.storage.mounts = lambda: f"1 1 0:1 / {folder} rw - nfs4 server:/x rw\n"
+        senet.mounts.mounts = lambda: f"1 1 0:1 / {folder} rw - nfs4 server:/x rw\n"
     ledger = Ledger(folder, "s", create=True)
     for entry in ledger.entries():
         if entry.state == "running":

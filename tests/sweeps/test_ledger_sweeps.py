@@ -1,6 +1,5 @@
 """Whole sweeps whose ledger is a journal file on a share, or in PostgreSQL: killed, resumed, deleted."""
 
-import sys
 from pathlib import Path
 
 import optuna
@@ -11,20 +10,17 @@ from optuna.storages.journal import JournalFileBackend
 from tests.conftest import merged
 from tests.sweeps.commands import RECIPE, Home, kill_everything, wait_for
 from tests.sweeps.postgres import PASSWORD, Postgres
+from tests.sweeps.share import share
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 
 class SharedHome(Home):
-    """A home that counts as mounted."""
+    """A home that is mounted, on a machine that keeps its own copies in `cache`."""
 
-    def program(self, command: str) -> list[str]:
-        code = (
-            f"import sys, sweeps.storage, sweeps.cli\n"
-            f"sweeps.storage.mounts = lambda: '1 1 0:1 / {self.folder} rw - nfs4 server:/x rw'\n"
-            f"sys.exit(sweeps.cli.main())"
-        )
-        return [sys.executable, "-c", code]
+    def __init__(self, folder: Path, cache: Path) -> None:
+        super().__init__(folder)
+        self.settings = {"SWEEPS_CACHE": str(cache)}
 
     def study(self, name: str) -> optuna.Study:
         file = self.folder / "sweeps" / name / "ledger.journal"
@@ -58,10 +54,14 @@ def killed_and_resumed(home: Home, **search: object) -> None:
 
 
 def test_on_a_share(tmp_path: Path) -> None:
-    home = SharedHome(tmp_path)
-    killed_and_resumed(home)
-    home.call("sweeps", "delete", "x", "--yes")
-    assert not (tmp_path / "sweeps" / "x").exists()
+    with share(tmp_path / "share") as folder:
+        home = SharedHome(folder, tmp_path / "cache")
+        killed_and_resumed(home)
+        # The trials read this machine's own copy of the data set.
+        (copy,) = (tmp_path / "cache").iterdir()
+        assert copy.name.startswith("tiny-")
+        home.call("sweeps", "delete", "x", "--yes")
+        assert not (folder / "sweeps" / "x").exists()
 
 
 @pytest.mark.usefixtures("password")

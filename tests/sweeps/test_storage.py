@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-import sweeps.storage
+import senet.mounts
 from senet.errors import InputError
+from senet.mounts import kind_of_share
 from sweeps.cli import main
 from sweeps.config import validate_recipe
 from sweeps.journal import open_journal
-from sweeps.storage import share_of, storage_file
+from sweeps.storage import storage_file
 from tests.conftest import merged, refusal
 from tests.sweeps.test_search import RECIPE
 
@@ -51,8 +52,8 @@ MOUNTS = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
     ],
 )
 def test_a_share_is_told_from_a_local_disk(folder: str, share: str | None) -> None:
-    assert share_of(Path(folder), MOUNTS) == share
-    assert share_of(Path(folder), "") is None
+    assert kind_of_share(Path(folder), MOUNTS) == share
+    assert kind_of_share(Path(folder), "") is None
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_a_password_is_refused_before_anything_is_written(home: Path, capsys: py
 
 def test_what_is_there_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert storage_file(tmp_path) == tmp_path / "ledger.db"
-    monkeypatch.setattr(sweeps.storage, "mounts", lambda: f"1 1 0:1 / {tmp_path} rw - nfs4 server:/x rw\n")
+    monkeypatch.setattr(senet.mounts, "mounts", lambda: f"1 1 0:1 / {tmp_path} rw - nfs4 server:/x rw\n")
     assert storage_file(tmp_path) == tmp_path / "ledger.journal"
     (tmp_path / "ledger.db").touch()
     with pytest.raises(InputError, match=r"ledger\.db: is a sqlite ledger on a mounted share \(nfs4\), .* move the"):
