@@ -94,6 +94,11 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     verify.add_argument("name", help="the data set's name")
     verify.set_defaults(action="verify_dataset")
 
+    copy = commands.add_parser("copy", help="copy a data set to an address, for machines without a common folder")
+    copy.add_argument("name", help="the data set's name")
+    copy.add_argument("url", metavar="URL", help="s3://bucket/folder, gs://bucket/folder or file:///folder")
+    copy.set_defaults(action="copy_dataset")
+
     breeds = commands.add_parser("breeds", help="draw dog breeds and mixes of them")
     breeds.add_argument("name", help="the data set's name")
     for option, text in (

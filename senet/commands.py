@@ -112,6 +112,18 @@ def verify_dataset(arguments: Namespace) -> int:
     return 0
 
 
+def copy_dataset(arguments: Namespace) -> int:
+    """Copy a data set to an address, where machines without a common folder find it."""
+    from senet.data.catalogue import dataset_folder, is_url
+    from senet.data.remote import send_dataset
+
+    if is_url(arguments.name):
+        raise InputError(f"{arguments.name}: must be the name of a prepared data set; see `senet data list`")
+    copied = send_dataset(dataset_folder(home(), arguments.name), arguments.url)
+    print(f"{'copied to' if copied else 'is there already:'} {arguments.url}; in a recipe: data: {arguments.url}")
+    return 0
+
+
 def draw_breeds(arguments: Namespace) -> int:
     """Draw a data set of breeds."""
     from senet.data.breeds import BreedsSpec, prepare_breeds

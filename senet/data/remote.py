@@ -1,4 +1,4 @@
-"""Data sets by URL (fsspec): copied to this machine once, checked, and found again.
+"""Data sets by URL (fsspec): put there, copied to a machine once, checked, and found again.
 
 A URL's content is taken to stay as it is: a data set that is made anew gets a new address.
 """
@@ -89,6 +89,24 @@ def fetch_dataset(url: str, folder: Path) -> None:
         workspace.remove()
 
 
+def send_dataset(folder: Path, url: str) -> bool:
+    """Copy the data set `folder` to `url`, its manifest last; returns False where it is there already.
+
+    Raises:
+        InputError: it is damaged, another one is there, or nothing can be written there.
+    """
+    manifest = read_manifest(folder)
+    remote = _Remote(check_url(url, "the address"))
+    if remote.exists(MANIFEST):
+        if fetch_manifest(url)["fingerprint"] != manifest["fingerprint"]:
+            raise InputError(f"{url}: another data set is there, and is taken to stay as it is; choose another address")
+        return False
+    verify_files(folder, manifest)
+    for name in [*sorted(manifest["checksums"]), MANIFEST]:
+        remote.write(name, folder / name)
+    return True
+
+
 def _copy(remote: "_Remote", folder: Path) -> None:
     content = remote.read(MANIFEST)
     manifest = parse_manifest(content, remote.url)
@@ -133,6 +151,21 @@ class _Remote:
         except Exception as error:  # noqa: BLE001 Each file system raises errors of its own.
             raise self._failed(error) from None
 
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        try:
+            return bool(self._files.exists(f"{self._path}/{name}"))
+        except Exception as error:  # noqa: BLE001 Each file system raises errors of its own.
+            raise self._failed(error) from None
+
+    def write(self, name: str, source: Path) -> None:
+        """Put a file there, whole or not at all where that is a bucket."""
+        try:
+            self._files.makedirs(self._path, exist_ok=True)
+            self._files.put_file(str(source), f"{self._path}/{name}")
+        except Exception as error:  # noqa: BLE001 Each file system raises errors of its own.
+            raise self._failed(error, "written") from None
+
     def copy(self, name: str, target: Path) -> None:
         """Copy a file, a chunk at a time."""
         try:
@@ -144,6 +177,6 @@ class _Remote:
         except Exception as error:  # noqa: BLE001 Each file system raises errors of its own.
             raise self._failed(error) from None
 
-    def _failed(self, error: Exception) -> InputError:
+    def _failed(self, error: Exception, what: str = "read") -> InputError:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        return InputError(f"{self.url}: cannot be read: {reason}")
+        return InputError(f"{self.url}: cannot be {what}: {reason}")

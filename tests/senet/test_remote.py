@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,31 @@ def test_each_machine_keeps_its_own_copy_of_what_lies_on_a_share(
     with pytest.raises(InputError, match=r"damaged .*: prepare it again: senet data breeds pets"):
         obtain_dataset(home, "pets")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_data_set_is_put_to_an_address_once(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare_breeds(home / "datasets" / "pets", TINY)
+    url = f"file://{tmp_path}/bucket/pets"
+    # What a call that was killed has left.
+    (tmp_path / "bucket" / "pets").mkdir(parents=True)
+    (tmp_path / "bucket" / "pets" / "base.images.npy").write_bytes(b"half")
+    assert main(["data", "copy", "pets", url]) == 0
+    assert f"copied to {url}; in a recipe: data: {url}" in capsys.readouterr().out
+    assert obtain_dataset(tmp_path / "elsewhere", url).fingerprint == obtain_dataset(home, "pets").fingerprint
+    assert main(["data", "copy", "pets", url]) == 0
+    assert f"is there already: {url}" in capsys.readouterr().out
+
+    prepare_breeds(home / "datasets" / "others", replace(TINY, seed=1))
+    assert "another data set is there" in refusal(main, capsys, "data", "copy", "others", url).err
+    assert "must be the name of a prepared data set" in refusal(main, capsys, "data", "copy", url, url).err
+    assert "must be a name, or a URL" in refusal(main, capsys, "data", "copy", "pets", "ftp://host/pets").err
+    assert "no such data set" in refusal(main, capsys, "data", "copy", "none", url).err
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refusal(main, capsys, "data", "copy", "pets", f"file://{tmp_path}/file/pets").err
+    flip(home / "datasets" / "pets" / "base.split.npy", 129)
+    damaged = refusal(main, capsys, "data", "copy", "pets", f"{url}-2").err
+    assert "damaged" in damaged
+    assert not (tmp_path / "bucket" / "pets-2" / "manifest.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import s3fs
 from botocore.exceptions import EndpointConnectionError
 from ray import tune
 
+from senet.data.remote import send_dataset
 from senet.errors import InputError
 from senet.home import copy_of
 from sweeps.cli import main
@@ -100,7 +101,7 @@ def files(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 def bucket(tmp_path: Path, server: str, files: Any) -> BucketHome:
     """A home in a bucket, and the tiny data set in it."""
     home = BucketHome(tmp_path / "machines", server)
-    files.put(str(home.folder / "datasets" / "tiny"), "lab/tiny", recursive=True)
+    send_dataset(home.folder / "datasets" / "tiny", "s3://lab/tiny")
     return home
 
 
