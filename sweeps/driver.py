@@ -154,7 +154,7 @@ class Driver:
             self._gives_way.add(trial_id)
             self._held[entry.number] = time.monotonic() + _HELD_SECONDS
         elif report["phase"] == "blocked":
-            self.close(f"paused: trial {entry.number} cannot write: {report['reason']}; mend that")
+            self.close(f"paused: trial {entry.number} {report['reason']}; mend that")
         elif report["phase"] == "end":
             self.ended(trial_id, died=False)
         else:

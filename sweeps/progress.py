@@ -152,7 +152,8 @@ def outcome(entry: Entry) -> str:
     metrics = entry.result["metrics"]
     if entry.state == "answered":
         return f"answered by trial {entry.answers}: joint {percent(metrics['joint'])}"
-    base = "reused" if entry.result["base_reused"] else "trained"
+    saved = clock(entry.result.get("seconds_saved", 0.0))
+    base = f"reused, {saved} saved" if entry.result["base_reused"] else "trained"
     return (
         f"joint {percent(metrics['joint'])}, original {percent(metrics['original_topk'])}, streaming "
         f"{percent(metrics['streaming_topk'])}, base {percent(metrics['base_topk'])} ({base})"

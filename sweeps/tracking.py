@@ -237,6 +237,8 @@ class SweepTracking:
         result = entry.result
         now = int(time.time() * 1000)
         numbers = {**result.get("metrics", {}), "trial_seconds": result["seconds"]}
+        if "seconds_saved" in result:
+            numbers["seconds_saved"] = result["seconds_saved"]
         if memory := result.get("gpu_memory"):
             numbers |= {"gpu_memory_bytes": memory["bytes"], "gpu_memory_fraction": memory["fraction"]}
         tags = {"state": entry.state, "base_key": result.get("base_key"), "error": result.get("error")}

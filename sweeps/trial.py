@@ -10,7 +10,8 @@ from ray import tune
 
 from senet.config import StreamingConfig, TrialConfig
 from senet.data.catalogue import obtain_dataset
-from senet.errors import NonFiniteError
+from senet.data.store import Dataset
+from senet.errors import InputError, NonFiniteError
 from senet.files import write_atomically
 from sweeps.lease import BaseHeld
 from sweeps.shared import Shared, here
@@ -38,7 +39,10 @@ METRICS = (
 
 
 # What is wrong with the disk or the bucket, and not with the trial.
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EREMOTEIO)
+_OF_THE_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.EREMOTEIO),
+)
 
 
 def run_trial(assignment: dict[str, Any]) -> None:
@@ -46,10 +50,10 @@ def run_trial(assignment: dict[str, Any]) -> None:
 
     A trial that fails says so in its result and ends in peace. If the process dies, the driver starts the trial anew,
     and it goes on from the last epoch. A trial that is given up leaves here by SystemExit, which the report raises; the
-    driver then writes its result. One that cannot write leaves no result: it goes on later.
+    driver then writes its result. One that cannot write, or has no data here, leaves no result: it goes on later.
     """
-    home, folder = here(assignment["home"], assignment["bucket"], assignment["folder"])
     try:
+        home, folder = here(assignment["home"], assignment["bucket"], assignment["folder"])
         _run(assignment, home, folder)
     except BaseHeld:
         # It is started again later; meanwhile others may have this place.
@@ -57,7 +61,10 @@ def run_trial(assignment: dict[str, Any]) -> None:
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise
-        tune.report({"phase": "blocked", "reason": f"{error.strerror}: {error.filename or assignment['home']}"})
+        where = f"{error.strerror}: {error.filename or assignment['home']}"
+        tune.report({"phase": "blocked", "reason": f"cannot write: {where}"})
+    except InputError as error:
+        tune.report({"phase": "blocked", "reason": f"cannot begin: {error}"})
 
 
 def _run(assignment: dict[str, Any], home: Path, folder: Path) -> None:
@@ -70,9 +77,10 @@ def _run(assignment: dict[str, Any], home: Path, folder: Path) -> None:
         return
     # What processes of this trial have spent that died.
     stages = Stages(stage_seconds(_last_report(folder)))
+    dataset = obtain_dataset(home, assignment["config"]["data"])
     result: dict[str, Any] = {"state": "failed", "history": []}
     try:
-        _both_phases(assignment, home, folder, shared, result, stages)
+        _both_phases(assignment, home, folder, shared, dataset, result, stages)
     except Exception as error:  # Whatever else it is, it is this trial's result.
         if isinstance(error, BaseHeld) or (isinstance(error, OSError) and error.errno in _OF_THE_DISK):
             raise
@@ -103,7 +111,13 @@ def failure(error: Exception) -> str:
 
 
 def _both_phases(
-    assignment: dict[str, Any], home: Path, folder: Path, shared: Shared, result: dict[str, Any], stages: Stages
+    assignment: dict[str, Any],
+    home: Path,
+    folder: Path,
+    shared: Shared,
+    dataset: Dataset,
+    result: dict[str, Any],
+    stages: Stages,
 ) -> None:
     """Fill `result` as it comes: a trial that fails while streaming still has its base."""
     # torch is for the worker: the driver, which only names this function, does without it.
@@ -114,7 +128,7 @@ def _both_phases(
     from sweeps.bases import BaseStore
 
     config = TrialConfig.model_validate(assignment["config"])
-    dataset = for_protocol(config, normalised_for(config, obtain_dataset(home, config.data)))
+    dataset = for_protocol(config, normalised_for(config, dataset))
     # Without a GPU share Ray hides no GPU: the share decides, not what can be seen.
     runtime = make_runtime("cuda" if assignment["resources"]["gpu"] else "cpu", config.precision)
     runtime.hold_to(assignment["resources"]["gpu"])

@@ -5,6 +5,7 @@ A URL's content is taken to stay as it is: a data set that is made anew gets a n
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -51,7 +52,8 @@ def own_copy(folder: Path) -> Path:
     """This machine's own copy, in its cache, of the data set `folder` on a mounted share; made once.
 
     Raises:
-        InputError: it is damaged, or the disk is too small.
+        InputError: it is damaged.
+        OSError: the disk does not take it.
     """
     manifest = read_manifest(folder)
     copy = cache() / f"{folder.name}-{manifest['fingerprint']}"
@@ -76,7 +78,8 @@ def fetch_dataset(url: str, folder: Path) -> None:
     Whoever else wants it on this machine waits until it is there.
 
     Raises:
-        InputError: there is no data set at `url`, it is damaged, or the disk is too small.
+        InputError: there is no data set at `url`, or it is damaged.
+        OSError: the disk does not take it.
     """
     workspace = Workspace.claim(folder, hashlib.sha256(url.encode()).hexdigest()[:16], wait=True)
     try:
@@ -167,11 +170,16 @@ class _Remote:
             raise self._failed(error, "written") from None
 
     def copy(self, name: str, target: Path) -> None:
-        """Copy a file, a chunk at a time."""
+        """Copy a file, a chunk at a time. Raises OSError where the disk here does not take it."""
+        with target.open("wb") as copy:
+            for chunk in self._chunks(name):
+                copy.write(chunk)
+
+    def _chunks(self, name: str) -> Iterator[bytes]:
         try:
-            with self._files.open(f"{self._path}/{name}", "rb") as file, target.open("wb") as copy:
+            with self._files.open(f"{self._path}/{name}", "rb") as file:
                 while chunk := file.read(_CHUNK_BYTES):
-                    copy.write(chunk)
+                    yield chunk
         except FileNotFoundError:
             raise InputError(f"{self.url}: the data set is damaged: {name} is missing; copy it there again") from None
         except Exception as error:  # noqa: BLE001 Each file system raises errors of its own.

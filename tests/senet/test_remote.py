@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,8 @@ def test_a_url_without_a_data_set_is_refused(
 
 def test_a_scheme_whose_package_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    # It may be in use already in this process.
+    monkeypatch.delitem(import_module("fsspec.registry")._registry, "s3", raising=False)
     with pytest.raises(InputError, match=r"s3:// needs the package s3fs: pip install s3fs"):
         obtain_dataset(home, "s3://bucket/pets")
 

@@ -241,6 +241,31 @@ def test_a_trial_waits_where_the_bucket_does_not_answer(
 
 
 @pytest.mark.slow
+def test_a_trial_waits_where_there_are_no_data(
+    tmp_path: Path, files: Any, bucket: BucketHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[dict[str, Any]] = []
+    machines = Machines(tmp_path / "machines", monkeypatch, "s3://lab/home")
+    manifest = files.cat_file("lab/tiny/manifest.json")
+    files.rm_file("lab/tiny/manifest.json")
+    assert machines.run("first", 0, everything=said) == []
+    assert said == [{"phase": "blocked", "reason": said[0]["reason"]}]
+    assert said[0]["reason"].startswith("cannot begin: s3://lab/tiny: there is no data set")
+    assert machines.sweep.result(0) is None
+    files.pipe_file("lab/tiny/manifest.json", manifest)
+    # Where the disk does not take the copy it is the disk that is named.
+    monkeypatch.setattr("senet.data.remote._Remote._chunks", full_disk)
+    assert machines.run("first", 0, everything=said) == []
+    assert said[-1]["reason"].startswith("cannot write: No space left on device")
+
+
+def full_disk(remote: Any, name: str) -> Iterator[bytes]:
+    """What writing a copy comes to on a full disk."""
+    raise OSError(28, "No space left on device", name)
+    yield b""
+
+
+@pytest.mark.slow
 def test_bases_are_listed_and_pruned_in_the_bucket(
     tmp_path: Path, files: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

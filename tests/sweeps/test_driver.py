@@ -300,7 +300,7 @@ def test_a_pause_is_heard(session: Callable[..., Session]) -> None:
 def test_a_trial_that_cannot_write_pauses_the_sweep_and_stays_to_be_done(session: Callable[..., Session]) -> None:
     here = session({"trials": 4})
     here.begin()
-    blocked = {"phase": "blocked", "reason": "No space left on device: /home/bases"}
+    blocked = {"phase": "blocked", "reason": "cannot write: No space left on device: /home/bases"}
     assert here.driver.reported(here.id, blocked)
     here.driver.ended(here.id, died=False)
     assert here.driver.next_assignment("next") is None

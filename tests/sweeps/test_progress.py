@@ -16,7 +16,7 @@ def entry(number: int, state: str = "running", **result: Any) -> Entry:
 
 
 def finished(number: int) -> Entry:
-    return entry(number, "complete", metrics=METRICS, base_reused=number > 0)
+    return entry(number, "complete", metrics=METRICS, base_reused=number > 0, seconds_saved=75.0 * number)
 
 
 def test_a_pipe_gets_one_line_a_trial() -> None:
@@ -27,9 +27,11 @@ def test_a_pipe_gets_one_line_a_trial() -> None:
         view.reported(number, {"phase": "base", "epoch": 1, "epochs": 2, "base_topk": 0.5})
     view.ended(finished(0))
     view.ended(entry(1, "failed", error="non-finite: x"))
+    view.ended(finished(2))
     view.close()
     lines = out.getvalue().splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
+    assert "base 90.0 (reused, 2:30 saved) [3/3 done" in lines[2]
     assert lines[0].startswith(
         "trial 0: joint 70.0, original 80.0, streaming 45.0, base 90.0 (trained) [1/3 done, 1 run"
     )

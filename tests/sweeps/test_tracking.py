@@ -32,7 +32,8 @@ def running(number: int, run_id: str | None = None) -> Entry:
 
 def complete(number: int, run_id: str | None) -> Entry:
     result = {
-        "state": "complete", "base_key": "k", "base_reused": number > 0, "metrics": METRICS, "history": HISTORY,
+        "state": "complete", "base_key": "k", "base_reused": number > 0,
+        "seconds_saved": 3.0 * number, "metrics": METRICS, "history": HISTORY,
         "seconds": 2.0,
     }  # fmt: skip
     return Entry(number, "complete", {"model.width": 8}, None, run_id, result)
@@ -71,6 +72,7 @@ def test_runs_are_nested_and_hold_every_epoch_once(tmp_path: Path) -> None:
     for number, run in enumerate(nested):
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.data.tags["base_reused"] == str(number > 0).lower()
+        assert run.data.metrics["seconds_saved"] == 3.0 * number
         assert run.data.params == {"model.width": "8"}
         assert {name: run.data.metrics[name] for name in METRICS} == METRICS
         for phase in ("base", "streaming"):
