@@ -24,7 +24,8 @@ from senet.data.pictures import decoding_threads
 HASH_SIDE, MOST_BITS = 16, 24
 
 _BITS = HASH_SIDE**2
-_BLOCK = 1024
+# So many hashes are compared with so many others at a time: what that takes does not grow with the pictures.
+_ROWS, _COLUMNS = 1024, 4096
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def find_duplicates(digests: Sequence[str], chunks: Iterable[npt.NDArray[np.uint
         chunks: the prepared pictures in the same order, uint8 (n, size, size, 3) each.
     """
     start = time.perf_counter()
-    same = np.unique(np.array(digests, np.str_), return_inverse=True)[1].astype(np.int64)
+    same = np.unique(np.array(digests, np.bytes_), return_inverse=True)[1].astype(np.int64)
     groups = _joined(same, _near_groups(_hashes(chunks)))
     count = len(same)
     exact = count - len(np.unique(same))
@@ -64,21 +65,21 @@ def find_duplicates(digests: Sequence[str], chunks: Iterable[npt.NDArray[np.uint
     return Duplicates(groups, exact, near, time.perf_counter() - start)
 
 
-def _hashes(chunks: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.bool_]:
-    """(N, bits)."""
+def _hashes(chunks: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """(N, bits / 8), eight bits a number."""
     with decoding_threads() as (pool, _):
         found = [np.stack(list(pool.map(_hash, chunk))) for chunk in chunks]
-    return np.concatenate(found) if found else np.zeros((0, _BITS), np.bool_)
+    return np.concatenate(found) if found else np.zeros((0, _BITS // 8), np.uint8)
 
 
-def _hash(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    return np.asarray(imagehash.phash(Image.fromarray(pixels), HASH_SIDE).hash, np.bool_).ravel()
+def _hash(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.packbits(imagehash.phash(Image.fromarray(pixels), HASH_SIDE).hash)
 
 
-def _near_groups(hashes: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def _near_groups(hashes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """(N,) groups of pictures whose hashes are near."""
     # Bits above and below the median are equally many, but not in a picture without contrast: its hash says nothing.
-    telling = np.flatnonzero(hashes.sum(axis=1) >= _BITS // 4)
+    telling = np.flatnonzero(np.bitwise_count(hashes).sum(axis=1) >= _BITS // 4)
     groups = np.arange(len(hashes))
     if not len(telling):
         return groups
@@ -87,17 +88,23 @@ def _near_groups(hashes: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     return groups
 
 
-def _connected(hashes: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def _connected(hashes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """(N,) components of the graph of all pairs that differ in few bits, each named by its first member."""
-    # With bits as ±1 the product of two hashes is the number of equal bits less that of different ones.
-    signs = np.where(hashes, np.float32(1), np.float32(-1))
-    groups = np.arange(len(signs))
-    for start in range(0, len(signs), _BLOCK):
-        near = signs[start : start + _BLOCK] @ signs[start:].T >= _BITS - 2 * MOST_BITS
-        a, b = np.nonzero(near)
-        # Block by block, so that many alike do not make a list of all their pairs.
-        groups = _components(groups, a + start, b + start)
+    groups = np.arange(len(hashes))
+    for start in range(0, len(hashes), _ROWS):
+        rows = _signs(hashes[start : start + _ROWS])
+        for other in range(start, len(hashes), _COLUMNS):
+            # The product is the number of equal bits less that of different ones.
+            a, b = np.nonzero(rows @ _signs(hashes[other : other + _COLUMNS]).T >= _BITS - 2 * MOST_BITS)
+            a, b = a + start, b + other
+            if (a < b).any():
+                groups = _components(groups, a, b)
     return groups
+
+
+def _signs(hashes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(n, bits), every bit as 1 or -1."""
+    return np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
 
 
 def _joined(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 import io
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +74,14 @@ def test_twenty_thousand_are_compared_in_seconds(monkeypatch: pytest.MonkeyPatch
         hashes[7, :MOST_BITS] ^= True
         hashes[8] = hashes[19_998]
         hashes[8, : MOST_BITS + 1] ^= True
-    monkeypatch.setattr("senet.data.duplicates._hashes", lambda chunks: hashes)
+    monkeypatch.setattr("senet.data.duplicates._hashes", lambda chunks: np.packbits(hashes, axis=1))
+    tracemalloc.start()
     start = time.perf_counter()
     found = find_duplicates([str(i) for i in range(20_000)], [])
     assert time.perf_counter() - start < 60
+    # Of the two hundred million pairs only a block is held at a time.
+    assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    tracemalloc.stop()
     groups = [members.tolist() for members in found.members()]
     assert groups == ([list(range(20_000))] if alike else [[7, 19_999]])
 
