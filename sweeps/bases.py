@@ -131,8 +131,7 @@ class BaseStore:
 
     def _fetch(self, folder: Path) -> None:
         """Get a base from the bucket if it is complete there, else what somebody has left of it in the making."""
-        if self._shared.fetch(folder / "base.json"):
-            (folder / "base.json").unlink()
+        if self._shared.read(folder / "base.json") is not None:
             self._shared.fetch_folder(folder, last="base.json")
         elif not (folder / "progress.pt").exists():
             self._shared.fetch(folder / "progress.pt")

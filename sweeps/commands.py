@@ -19,9 +19,9 @@ from sweeps.config import Recipe, load_recipe
 from sweeps.constraints import Constraints
 from sweeps.environment import set_ray_environment
 from sweeps.inventory import quota
-from sweeps.shared import Shared
+from sweeps.shared import bucket_of
 from sweeps.space import Space
-from sweeps.storage import check_bucket, open_database
+from sweeps.storage import check_bucket, is_server, open_database, tracking_uri
 from sweeps.sweep import Sweep, check_same_data, create_sweep, find_sweep, refuse_name, remove_sweep, sweep_names
 
 
@@ -34,7 +34,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
-    check_bucket(Shared(home()).url, recipe.search.storage, recipe.data, os.environ.get("MLFLOW_TRACKING_URI"))
+    check_bucket(bucket_of(home()), recipe.search.storage, recipe.data)
     _check_data(recipe, source)
     console = Console()
     warm = getattr(arguments, "warm_start", None)
@@ -45,6 +45,7 @@ def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
         _say(console, plan(recipe, home(), name))
         return 0
     quota()
+    tracking_uri(home())
     if recipe.search.storage is not None:
         open_database(recipe.search.storage)
     set_ray_environment(local=arguments.address is None)
@@ -75,6 +76,7 @@ def _go_on(sweep: Sweep, address: str | None, further: int = 0) -> int:
     """Drive a sweep again, with further trials planned once nothing stands in their way."""
     console = Console()
     quota()
+    tracking_uri(home())
     set_ray_environment(local=address is None)
 
     from sweeps.run import close, possible_concurrency, ray_cluster
@@ -255,19 +257,17 @@ def export(arguments: Namespace) -> int:
 
 
 def ui(arguments: Namespace) -> int:
-    """Serve the tracking UI on loopback until interrupted."""
-    from sweeps.tracking import connect, failing_clearly, tracking_uri
+    """Serve the tracking UI on loopback until interrupted; where there is a tracking server, say its address."""
+    from sweeps.tracking import connect, failing_clearly
 
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", arguments.port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or "must be 0 to 65535"
-            raise InputError(f"--port {arguments.port}: {reason}; choose another port") from None
     uri = tracking_uri(home())
+    if not is_server(uri):
+        _check_port(arguments.port)
     with failing_clearly(home()):
         _, experiment = connect(home())
+    if is_server(uri):
+        print(f"tracking UI: {uri.rstrip('/')}/#/experiments/{experiment}/runs")
+        return 0
     address = f"http://127.0.0.1:{arguments.port}/#/experiments/{experiment}/runs"
     print(f"tracking UI of {uri}: {address} (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
@@ -275,6 +275,17 @@ def ui(arguments: Namespace) -> int:
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     # The server takes this process's place, so that signals reach it.
     os.execve(sys.executable, command, os.environ | quiet)
+
+
+def _check_port(port: int) -> None:
+    """Raise InputError where nothing can listen at a port of loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or "must be 0 to 65535"
+            raise InputError(f"--port {port}: {reason}; choose another port") from None
 
 
 def delete(arguments: Namespace) -> int:

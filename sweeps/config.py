@@ -93,7 +93,7 @@ SMALLEST_SHARE = 0.125
 class ShareOfSize(Config):
     """What networks up to a size get of a GPU."""
 
-    parameters: PositiveInt
+    parameters: Annotated[PositiveInt, Field(strict=False)]
     """weights and biases, at most"""
     share: Annotated[float, Field(gt=0, le=1)]
     """of a GPU"""
@@ -110,13 +110,23 @@ class ResourcesConfig(Config):
     size has a whole GPU; a list of `{parameters: …, share: …}`: by the size of a trial's network, a larger one than
     all of the list has a whole GPU"""
 
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _kind(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number and value != "auto" and not (isinstance(value, list | tuple) and value):
+            raise ValueError("must be a number, auto, or a list of {parameters: …, share: …}")
+        return value
+
     @field_validator("gpu")
     @classmethod
-    def _grows(cls, value: Any) -> Any:
+    def _share(cls, value: Any) -> Any:
         if isinstance(value, tuple):
             sizes, shares = [row.parameters for row in value], [row.share for row in value]
             if sizes != sorted(set(sizes)) or shares != sorted(shares):
                 raise ValueError("`parameters` must ascend from row to row, and `share` with them")
+        elif value != "auto" and value > 1 and value != int(value):
+            raise ValueError("more than one GPU must be a whole number of them")
         return value
 
     @property

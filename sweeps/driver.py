@@ -263,10 +263,9 @@ class Driver:
         if not str(result.get("error")).startswith("out of memory") or self._sweep.attempts(entry.number):
             return False
         now = self._given[entry.number]
-        more = {
-            name: min(_LARGER_SHARE * share, self._largest.get(name, share)) if share < 1 or name == "cpu" else share
-            for name, share in now.items()
-        }
+        more = {name: min(_LARGER_SHARE * share, self._largest.get(name, share)) for name, share in now.items()}
+        # A trial computes on one GPU, and Ray gives no more than one but whole ones.
+        more["gpu"] = max(now["gpu"], min(1.0, more["gpu"]))
         if more == now:
             return False
         self._sweep.set_attempt_aside(entry.number, more)

@@ -20,14 +20,13 @@ from rich.console import Console
 
 from senet.data.catalogue import describe_dataset
 from senet.errors import InputError
-from senet.home import home
-from senet.mounts import share_of
 from sweeps.analysis import configurations, knee
 from sweeps.config import Recipe
 from sweeps.driver import Driver
 from sweeps.inventory import QUOTA
 from sweeps.ledger import Entry, Ledger, entries_of, is_finished, open_ledger
 from sweeps.progress import LiveView, PlainView, Tally, View
+from sweeps.storage import is_server
 from sweeps.sweep import Sweep
 from sweeps.tracking import SweepTracking
 from sweeps.trial import run_trial
@@ -85,18 +84,15 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_tracking(address: str | None) -> None:
-    """Raise InputError where a cluster that has or may get several machines would be tracked in a file."""
-    if os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("http://", "https://")):
+def _check_tracking() -> None:
+    """Raise InputError where a cluster of several machines would be tracked in a file."""
+    if is_server(os.environ.get("MLFLOW_TRACKING_URI", "")):
         return
     machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    share = None if address is None else share_of(home())
-    if len(machines) > 1 or share is not None:
-        why = f"the cluster has {len(machines)} machines, and " if share is None else ""
-        where = "a disk that they share" if share is None else f"a mounted share ({share})"
+    if len(machines) > 1:
         raise InputError(
-            f"{why}the sweep's folder is on {where}, where sqlite is not safe: start a tracking server "
-            f"(cluster/mlflow), and name it in MLFLOW_TRACKING_URI"
+            f"the cluster has {len(machines)} machines, and the sweep's folder is on a disk that they share, where "
+            f"sqlite is not safe: start a tracking server (cluster/mlflow), and name it in MLFLOW_TRACKING_URI"
         )
 
 
@@ -109,7 +105,7 @@ def possible_concurrency(recipe: Recipe, source: str, address: str | None) -> in
     Raises:
         InputError: no machine holds a trial, or several machines would be tracked in a file.
     """
-    _check_tracking(address)
+    _check_tracking()
     asked, room = recipe.search.concurrency, _room(recipe)
     if asked is not None and address is not None:
         return min(asked, recipe.search.trials)

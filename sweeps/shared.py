@@ -33,7 +33,7 @@ class Shared:
     """What the machines share below a home. Where that is a folder all see the same files, and nothing is done here."""
 
     def __init__(self, home: Path) -> None:
-        self._home, self.url = home, _url(home)
+        self._home, self.url = home, bucket_of(home)
         self._files: Any = None
         self._passed_on: dict[Path, int] = {}
         if self.url is not None:
@@ -133,8 +133,8 @@ def here(home: str, url: str | None, path: str) -> tuple[Path, Path]:
     return copy, copy / Path(path).relative_to(home)
 
 
-def _url(home: Path) -> str | None:
-    """Of the bucket that `home` is a copy of."""
+def bucket_of(home: Path) -> str | None:
+    """The URL of the bucket that `home` is a copy of."""
     try:
         return (home / MARK).read_text().strip()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,10 +1,12 @@
-"""Where a sweep's ledger lies: sqlite on a local disk, a journal file on a mounted share, or PostgreSQL.
+"""Where a sweep's ledger lies: sqlite on a local disk, a journal file on a mounted share, or PostgreSQL; and where its
+tracking does: sqlite on a local disk, or a server.
 
 sqlite's locks are not to be trusted on a share; the journal's, a file that is created exclusively, are (NFS 3 and
 later, SMB, and the parallel file systems).
 """
 
 import hashlib
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,7 +16,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 from senet.data.catalogue import EMBEDDED
 from senet.errors import InputError
+from senet.home import BUCKETS
 from senet.mounts import share_of
+from sweeps.shared import bucket_of
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -52,13 +56,12 @@ def check_storage(url: str | None, source: str) -> None:
         raise InputError(f"{where}: names no database; must be {right}")
 
 
-def check_bucket(url: str | None, storage: str | None, data: str, tracking: str | None) -> None:
-    """Raise InputError where a sweep whose home is the bucket at `url` has its ledger, data or tracking on one machine.
+def check_bucket(url: str | None, storage: str | None, data: str) -> None:
+    """Raise InputError where a sweep whose home is the bucket at `url` has its ledger or data on one machine.
 
     Args:
         storage: the recipe's `search.storage`.
         data: the recipe's data set, by name or URL.
-        tracking: MLFLOW_TRACKING_URI.
     """
     if url is None:
         return
@@ -67,10 +70,46 @@ def check_bucket(url: str | None, storage: str | None, data: str, tracking: str 
         raise InputError(
             f"`search.storage`: {where}, where no ledger can lie: name a database, postgresql://user@host/database"
         )
-    if "://" not in data and data != EMBEDDED:
-        raise InputError(f"`data`: {where}, so every machine must find the data set by a URL: s3://bucket/{data}")
-    if not tracking:
-        raise InputError(f"MLFLOW_TRACKING_URI: {where}, where no tracking database can lie: name a server")
+    if not data.startswith(tuple(f"{scheme}://" for scheme in BUCKETS)) and data != EMBEDDED:
+        name = data.rstrip("/").rpartition("/")[2]
+        raise InputError(f"`data`: {where}, so every machine must find the data set in one: s3://bucket/{name}")
+
+
+def is_server(uri: str) -> bool:
+    """Whether a tracking is on a server."""
+    return uri.startswith(("http://", "https://"))
+
+
+def own_database(home: Path) -> str:
+    """Of the tracking, where no other is named."""
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+def tracking_uri(home: Path) -> str:
+    """`MLFLOW_TRACKING_URI`, else the database below `home`.
+
+    Raises:
+        InputError: it holds a password, is sqlite on a mounted share, or no server where `home` is a bucket.
+    """
+    uri, bucket = os.environ.get("MLFLOW_TRACKING_URI") or own_database(home), bucket_of(home)
+    if bucket is not None and not is_server(uri):
+        raise InputError(
+            f"MLFLOW_TRACKING_URI: SWEEPS_HOME is the bucket {bucket}, where no tracking database can lie: name a "
+            f"server, https://…"
+        )
+    if urlsplit(uri).password is not None:
+        raise InputError(
+            "MLFLOW_TRACKING_URI: holds a password, which would be seen in logs and lists of processes: give it as "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or to a database as PGPASSWORD"
+        )
+    file = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:") and (share := share_of(file)) is not None:
+        raise InputError(
+            f"the tracking would be sqlite on a mounted share ({share}), {file}, where it is not safe: start a "
+            f"tracking server (cluster/mlflow) and name it in MLFLOW_TRACKING_URI, or set SWEEPS_HOME to a folder on a "
+            f"local disk"
+        )
+    return uri
 
 
 def storage_file(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from senet.data.catalogue import obtain_dataset
 from senet.data.store import check_name
@@ -176,8 +176,9 @@ class Sweep:
     @contextmanager
     def _lock(self, alone: bool) -> Iterator[bool]:
         """Try to hold the driver's lock: in the folder, and in the ledger's database, which all machines see."""
-        with (self.folder / "driver.lock").open("a") as file:
-            ours = _locked(file.fileno(), fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        # NFS 4 gives a shared lock to whoever may read, an exclusive one to whoever may write.
+        with (self.folder / "driver.lock").open("a+") as file:
+            ours = _locked(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             url = self.recipe().search.storage
             if url is None or not ours:
                 yield ours
@@ -274,11 +275,17 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in _PACKAGES}
 
 
-def _locked(file: int, kind: int) -> bool:
+def _locked(file: IO[str], kind: int) -> bool:
+    """Whether the lock is ours now. Raises InputError where files cannot be locked."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError as error:
+        raise InputError(
+            f"{file.name}: cannot be locked: {error.strerror}; SWEEPS_HOME must be where files can be (a share may "
+            f"have to be mounted with `flock`)"
+        ) from None
     return True
 
 

@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # A sweep does not wait long for a server that does not answer.
@@ -30,6 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from senet.errors import InputError
 from sweeps.ledger import Entry
+from sweeps.storage import own_database, tracking_uri
 
 T = TypeVar("T")
 
@@ -46,21 +46,6 @@ _PAST_EPOCH = ("phase", "epoch", "epochs")
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
-
-
-def tracking_uri(home: Path) -> str:
-    """`MLFLOW_TRACKING_URI`, else the database below `home`. Raises InputError where it holds a password."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if uri and urlsplit(uri).password is not None:
-        raise InputError(
-            "MLFLOW_TRACKING_URI: holds a password, which would be seen in logs and lists of processes: give it as "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or to a database as PGPASSWORD"
-        )
-    return uri or _own_database(home)
-
-
-def _own_database(home: Path) -> str:
-    return f"sqlite:///{home / 'mlflow.db'}"
 
 
 def _make_database(home: Path) -> None:
@@ -83,7 +68,7 @@ def connect(home: Path) -> tuple[MlflowClient, str]:
     """A client and the experiment's id; makes database and experiment where they are missing."""
     uri = tracking_uri(home)
     home.mkdir(parents=True, exist_ok=True)
-    if uri == _own_database(home):
+    if uri == own_database(home):
         _make_database(home)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)

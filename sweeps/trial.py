@@ -54,7 +54,7 @@ def run_trial(assignment: dict[str, Any]) -> None:
     """
     try:
         home, folder = here(assignment["home"], assignment["bucket"], assignment["folder"])
-        _run(assignment, home, folder)
+        _run(assignment | {"home": home, "folder": folder})
     except BaseHeld:
         # It is started again later; meanwhile others may have this place.
         tune.report({"phase": "held"})
@@ -67,7 +67,8 @@ def run_trial(assignment: dict[str, Any]) -> None:
         tune.report({"phase": "blocked", "reason": f"cannot begin: {error}"})
 
 
-def _run(assignment: dict[str, Any], home: Path, folder: Path) -> None:
+def _run(assignment: dict[str, Any]) -> None:
+    home, folder = assignment["home"], assignment["folder"]
     folder.mkdir(parents=True, exist_ok=True)
     shared = Shared(home)
     shared.fetch_folder(folder)
@@ -80,7 +81,7 @@ def _run(assignment: dict[str, Any], home: Path, folder: Path) -> None:
     dataset = obtain_dataset(home, assignment["config"]["data"])
     result: dict[str, Any] = {"state": "failed", "history": []}
     try:
-        _both_phases(assignment, home, folder, shared, dataset, result, stages)
+        _both_phases(assignment, dataset, shared, stages, result)
     except Exception as error:  # Whatever else it is, it is this trial's result.
         if isinstance(error, BaseHeld) or (isinstance(error, OSError) and error.errno in _OF_THE_DISK):
             raise
@@ -111,13 +112,7 @@ def failure(error: Exception) -> str:
 
 
 def _both_phases(
-    assignment: dict[str, Any],
-    home: Path,
-    folder: Path,
-    shared: Shared,
-    dataset: Dataset,
-    result: dict[str, Any],
-    stages: Stages,
+    assignment: dict[str, Any], dataset: Dataset, shared: Shared, stages: Stages, result: dict[str, Any]
 ) -> None:
     """Fill `result` as it comes: a trial that fails while streaming still has its base."""
     # torch is for the worker: the driver, which only names this function, does without it.
@@ -127,6 +122,7 @@ def _both_phases(
     from senet.protocols import for_protocol
     from sweeps.bases import BaseStore
 
+    home, folder = assignment["home"], assignment["folder"]
     config = TrialConfig.model_validate(assignment["config"])
     dataset = for_protocol(config, normalised_for(config, dataset))
     # Without a GPU share Ray hides no GPU: the share decides, not what can be seen.

@@ -19,6 +19,7 @@ export PATH SWEEPS_HOME RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 if [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
     # It prints the token, which is nobody's business.
     (umask 077 && ray get-auth-token --generate >/dev/null)
+    chmod 600 ~/.ray/auth_token
 fi
 
 exec ray start --head --port="${PORT:-6379}" --dashboard-host=127.0.0.1 "$@"

@@ -12,6 +12,7 @@ from senet.data.breeds import BreedsSpec, prepare_breeds
 from senet.data.integrity import MANIFEST
 from senet.data.store import Dataset, check_name, open_dataset
 from senet.errors import InputError
+from senet.home import cache
 from senet.mounts import share_of
 
 EMBEDDED = "breeds"
@@ -63,7 +64,7 @@ def obtain_dataset(home: Path, name: str) -> Dataset:
             fetch_dataset(name, folder)
     else:
         folder = _prepared(home, name)
-        if share_of(folder) is None:
+        if not _is_far(folder):
             return open_dataset(folder)
 
         from senet.data.remote import own_copy
@@ -73,6 +74,28 @@ def obtain_dataset(home: Path, name: str) -> Dataset:
         return dataclasses.replace(open_dataset(folder), name=name)
     except InputError as error:
         raise InputError(f"{error} (this machine's copy of {name}: delete it and call again)") from None
+
+
+def own_copy_of(home: Path, name: str) -> str | None:
+    """The folder's name, in a machine's cache, of the copy of a data set that it makes for itself; None: it makes none.
+
+    Raises:
+        InputError: there is no such data set.
+    """
+    folder = dataset_folder(home, name)
+    if is_url(name):
+        return folder.name if folder.parent == cache() else None
+    if not _is_far(folder):
+        return None
+
+    from senet.data.remote import copy_name
+
+    return copy_name(_prepared(home, name))
+
+
+def _is_far(folder: Path) -> bool:
+    """Whether a folder is on a mounted share, and this machine's cache is not."""
+    return share_of(folder) is not None and share_of(cache()) is None
 
 
 def _prepared(home: Path, name: str) -> Path:

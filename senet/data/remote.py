@@ -35,6 +35,8 @@ def check_url(url: str, what: str) -> str:
     scheme, _, path = url.partition("://")
     if scheme not in SCHEMES or not path.strip("/") or "::" in url or not url.isprintable():
         raise InputError(f"{what} `{url}` must be a name, or a URL such as s3://bucket/folder ({', '.join(SCHEMES)})")
+    if scheme == "file" and not path.startswith("/"):
+        raise InputError(f"{what} `{url}`: a folder is named from the root: file:///folder")
     return url
 
 
@@ -55,16 +57,20 @@ def own_copy(folder: Path) -> Path:
         InputError: it is damaged.
         OSError: the disk does not take it.
     """
-    manifest = read_manifest(folder)
-    copy = cache() / f"{folder.name}-{manifest['fingerprint']}"
+    copy = cache() / copy_name(folder)
     if not (copy / MANIFEST).exists():
         try:
             fetch_dataset(f"file://{folder}", copy)
         except InputError:
             # Says how it is made again, if it is the one on the share that is damaged.
-            verify_files(folder, manifest)
+            verify_files(folder, read_manifest(folder))
             raise
     return copy
+
+
+def copy_name(folder: Path) -> str:
+    """What a machine's own copy of the data set `folder` is called: another content has another name."""
+    return f"{folder.name}-{read_manifest(folder)['fingerprint']}"
 
 
 def fetch_manifest(url: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from sweeps.confirm.study import check_study, study_begun, study_of, study_recipe
 from sweeps.environment import set_ray_environment
 from sweeps.status import sweep_status
+from sweeps.storage import tracking_uri
 from sweeps.sweep import Sweep, check_same_data, create_sweep
 
 
@@ -30,6 +31,7 @@ def confirm_sweep(sweep: Sweep, top: int, seeds: int, address: str | None, conso
     recipe, study = study_recipe(sweep, found, top, seeds), study_of(sweep)
     check_study(sweep, recipe)
     check_same_data(sweep)
+    tracking_uri(sweep.home)
     set_ray_environment(local=address is None)
 
     # Ray reads its environment when it is imported.

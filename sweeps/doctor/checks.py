@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from senet.errors import InputError
-from senet.mounts import share_of
+from senet.mounts import kind_of_share, share_of
 from sweeps.config import Recipe
 from sweeps.doctor.cluster import Answers, Machine
-from sweeps.storage import check_bucket, open_database, storage_file
+from sweeps.storage import check_bucket, open_database, storage_file, tracking_uri
+from sweeps.tracking import tracking_problem
 
 _CLOCK_SECONDS = 2.0
 
@@ -105,20 +106,17 @@ def storage(folder: str, described: Answers, written: Answers, unread: Answers) 
     return bad or [Finding("storage", _all(described.given), f"{folder}: written and read by all")]
 
 
-def ledger(
-    home: Path, recipe: Recipe | None, bucket: str | None = None, tracking_server: str | None = None
-) -> list[Finding]:
+def ledger(home: Path, recipe: Recipe | None, bucket: str | None = None) -> list[Finding]:
     """Whether the ledgers of the sweeps that are there, and of the next one, lie where they are safe.
 
     Args:
         bucket: the URL of the bucket that `home` is a copy of, if it is one.
-        tracking_server: MLFLOW_TRACKING_URI.
     """
     if bucket is not None:
         if recipe is None:
             return [Finding("ledger", "driver", "the database that a recipe names (`search.storage`)")]
         try:
-            check_bucket(bucket, recipe.search.storage, recipe.data, tracking_server)
+            check_bucket(bucket, recipe.search.storage, recipe.data)
         except InputError as error:
             return [Finding("ledger", "driver", str(error), 'see "Without a shared folder" in cluster/README.md')]
     if recipe is not None and recipe.search.storage is not None:
@@ -138,16 +136,20 @@ def ledger(
     return [Finding("ledger", "driver", kind)]
 
 
-def tracking(home: Path, uri: str, problem: str | None, machines: int) -> list[Finding]:
+def tracking(home: Path, machines: int) -> list[Finding]:
     """Whether tracking can be written, and is not a file that several machines share."""
     server = "start a tracking server (cluster/mlflow), and name it in MLFLOW_TRACKING_URI"
+    try:
+        uri = tracking_uri(home)
+    except InputError as error:
+        return [Finding("tracking", "driver", str(error), server)]
+    problem = tracking_problem(home)
     if problem is not None:
         login = "is MLFLOW_TRACKING_URI right, the server up, and the login of this user in MLFLOW_TRACKING_USERNAME, "
         return [Finding("tracking", "driver", problem, f"{login}MLFLOW_TRACKING_PASSWORD or ~/.mlflow/credentials?")]
-    share = share_of(home)
-    if uri.startswith("sqlite:") and (share is not None or machines > 1):
-        why = f"a share ({share})" if share is not None else f"a disk that {machines} machines share"
-        return [Finding("tracking", "driver", f"{uri}: sqlite on {why} is not safe", server)]
+    if uri.startswith("sqlite:") and machines > 1:
+        why = f"{uri}: sqlite on a disk that {machines} machines share is not safe"
+        return [Finding("tracking", "driver", why, server)]
     return [Finding("tracking", "driver", f"{uri}: written")]
 
 
@@ -173,15 +175,21 @@ def disk(described: Answers, needed: int, free_there: int) -> list[Finding]:
     return [Finding("disk", _all(described.given), said, advice if free < needed else "")]
 
 
-def copies(described: Answers, needed: int) -> list[Finding]:
-    """Whether every machine has room for its own copy of the data set."""
+def copies(found: Answers, needed: int) -> list[Finding]:
+    """Whether every machine has its own copy of the data set, or a disk of its own with room for it."""
     bad = []
-    for name, found in described.given.items():
-        if found["cache_free_bytes"] < needed:
-            free = found["cache_free_bytes"] / 1e9
-            said = f"{free:.1f} GB free, {needed / 1e9:.1f} GB needed for its copy of the data"
+    for name, machine in found.given.items():
+        share = kind_of_share(Path(machine["place"]), machine["mounts"])
+        free = machine["free_bytes"]
+        if share is not None:
+            said = f"{machine['place']} is on a mounted share ({share}), so the data are read over the network"
+            bad.append(Finding("copies", name, said, "name a folder on a disk of the machine in SWEEPS_CACHE there"))
+        elif not machine["exists"] and free < needed:
+            said = f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed for its copy of the data"
             bad.append(Finding("copies", name, said, "make room there, or name another disk there in SWEEPS_CACHE"))
-    return bad or [Finding("copies", _all(described.given), f"room for {needed / 1e9:.1f} GB of data on each")]
+    bad += [Finding("copies", name, why, "look at the machine") for name, why in found.missing.items()]
+    said = f"{needed / 1e9:.1f} GB of data on a disk of each, or room for it"
+    return bad or [Finding("copies", _all(found.given), said)]
 
 
 def network(corner: str, answers: Answers) -> list[Finding]:

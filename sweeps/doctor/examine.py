@@ -1,16 +1,13 @@
 """Asks every machine, and puts together what was found."""
 
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from senet.config import TrialConfig
-from senet.data.catalogue import Description, check_fits, dataset_folder, describe_dataset
+from senet.data.catalogue import Description, check_fits, dataset_folder, describe_dataset, own_copy_of
 from senet.errors import InputError
-from senet.home import cache
-from senet.mounts import share_of
 from sweeps.config import Recipe
 from sweeps.constraints import Constraints
 from sweeps.doctor import checks, machine
@@ -19,7 +16,6 @@ from sweeps.doctor.cluster import Answers, Machine, ask, clock_offset, machines
 from sweeps.doctor.corners import Corners
 from sweeps.doctor.rehearsal import rehearse
 from sweeps.shared import Shared
-from sweeps.tracking import tracking_problem, tracking_uri
 
 # A large network takes its time on a CPU; a place for it may first have to become free.
 _REHEARSAL_SECONDS = 600
@@ -41,8 +37,8 @@ def examine(home: Path, recipe: Recipe | None, source: str) -> Iterator[Finding]
     yield from checks.versions(machine.describe(str(home))["versions"], described)
     yield from checks.devices(there, described, recipe)
     yield from _storage(bucket or str(home), answering, described)
-    yield from checks.ledger(home, recipe, bucket, os.environ.get("MLFLOW_TRACKING_URI"))
-    yield from checks.tracking(home, tracking_uri(home), tracking_problem(home), len({one.address for one in there}))
+    yield from checks.ledger(home, recipe, bucket)
+    yield from checks.tracking(home, len({one.address for one in there}))
     yield from checks.clocks({one.name: clock_offset(one) for one in answering})
     yield from checks.doors(ask(answering, machine.open_doors))
     if recipe is not None:
@@ -81,12 +77,12 @@ def _trials(home: Path, recipe: Recipe, source: str, there: list[Machine], descr
     at_once = min(
         recipe.search.trials, recipe.search.concurrency or sum(recipe.resources.room(one.resources) for one in holding)
     )
-    folder = dataset_folder(home, recipe.data)
-    own = share_of(home) is not None or home.is_relative_to(cache()) or not folder.is_relative_to(home)
-    copied = 0 if own or folder.exists() else data.image_bytes
-    yield from checks.disk(described, corners.disk_bytes(at_once) + copied, shutil.disk_usage(home).free)
-    if own:
-        yield from checks.copies(described, data.image_bytes)
+    copy = own_copy_of(home, recipe.data)
+    anew = copy is None and not dataset_folder(home, recipe.data).exists()
+    needed = corners.disk_bytes(at_once) + (data.image_bytes if anew else 0)
+    yield from checks.disk(described, needed, shutil.disk_usage(home).free)
+    if copy is not None:
+        yield from checks.copies(ask(there, machine.own_copy, copy), data.image_bytes)
     for corner, config in (("smallest", corners.smallest()), ("largest", corners.largest())):
         if holding:
             share = recipe.resources.of(corners.parameters(config))

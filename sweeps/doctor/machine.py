@@ -37,7 +37,7 @@ _PAGES = {
 
 
 def describe(home: str, bucket: bool = False) -> dict[str, Any]:
-    """Versions, GPUs, and the disks on which `home` and the machine's own copies lie.
+    """Versions, GPUs, and the disk on which `home` lies.
 
     Args:
         bucket: `home` is this machine's copy of a bucket, which is made when it is needed.
@@ -50,8 +50,23 @@ def describe(home: str, bucket: bool = False) -> dict[str, Any]:
         found["gpus"] = torch.cuda.device_count()
     except (ImportError, OSError) as error:
         found["torch"] = str(error).partition("\n")[0]
+    return found | {"free_bytes": _free(Path(home))}
+
+
+def own_copy(name: str) -> dict[str, Any]:
+    """Where this machine's own copy of a data set lies or will lie, and what there is on that disk.
+
+    Args:
+        name: of its folder in the machine's cache.
+    """
     cache = os.environ.get("SWEEPS_CACHE") or Path.home() / ".cache" / "senet-sweeps"
-    return found | {"free_bytes": _free(Path(home)), "cache_free_bytes": _free(Path(cache).absolute())}
+    place = Path(cache).resolve()
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    except OSError:
+        mounts = ""
+    exists = (place / name / "manifest.json").exists()
+    return {"place": str(place), "mounts": mounts, "exists": exists, "free_bytes": _free(place)}
 
 
 def _free(folder: Path) -> int:

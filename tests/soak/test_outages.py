@@ -2,12 +2,9 @@
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,8 @@ from mlflow.tracking import MlflowClient
 
 from tests.conftest import merged
 from tests.sweeps.commands import RECIPE, Home, wait_for
+from tests.sweeps.raycluster import free_ports
+from tests.sweeps.trackingserver import tracking_server
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
@@ -90,48 +89,26 @@ def test_a_folder_that_can_no_longer_be_written_loses_nothing(tmp_path: Path, mo
     assert {path: after[path] for path in before} == before, "no finished trial ran again"
 
 
-@contextmanager
-def tracking_server(home: Home, port: int) -> Iterator[None]:
-    """An MLflow server on loopback; at the end it is killed."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{home.folder / 'server.db'}"]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    nowhere = subprocess.DEVNULL
-    server = subprocess.Popen(command, env=os.environ | quiet, stdout=nowhere, stderr=nowhere, start_new_session=True)
-    try:
-
-        def answers() -> bool:
-            with socket.socket() as caller:
-                return caller.connect_ex(("127.0.0.1", port)) == 0
-
-        wait_for(answers)
-        yield
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(timeout=30)
-
-
 def test_a_tracking_server_that_is_gone_for_a_minute_is_caught_up_with(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    (port,) = free_ports(1)
     home.settings = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     # Long enough that trials end before, during and after the outage.
     slow = merged(RECIPE, {"config": {"base": {"epochs": 60}}, "search": {"trials": 12}})
-    with tracking_server(home, port):
+    with tracking_server(home.folder / "server.db", port):
         process = home.start("sweeps", "run", str(home.recipe("away", **slow)))
         wait_for(lambda: len(results(home, "away")) >= 2)
     time.sleep(60)
     during = len(results(home, "away"))
     assert during > 2, "the sweep went on without"
-    with tracking_server(home, port):
+    with tracking_server(home.folder / "server.db", port):
         out, error = process.communicate(timeout=400)
         assert process.returncode == 0, out + error
         assert "Traceback" not in error
         assert sum(line.startswith("tracking: ") for line in error.splitlines()) == 1, error
         # Should the sweep have ended while the server was away, this writes what is missing.
         home.call("sweeps", "resume", "away")
+        assert f"tracking UI: http://127.0.0.1:{port}/#/experiments/1/runs" in home.call("sweeps", "ui")
         client = MlflowClient(tracking_uri=f"http://127.0.0.1:{port}")
         runs = client.search_runs([e.experiment_id for e in client.search_experiments()], "tags.sweep = 'away'")
         trials = {int(run.data.tags["trial"]): run for run in runs if run.data.tags["trial"] != "parent"}

@@ -42,6 +42,8 @@ class Home:
         self.folder = folder
         self.settings: dict[str, str] = {}
         """environment of the commands, besides this process's"""
+        self.tracking = folder / "mlflow.db"
+        """the database of the tracking"""
         prepare_breeds(folder / "datasets" / "tiny", TINY)
 
     def recipe(self, name: str, **changes: Any) -> Path:
@@ -93,7 +95,7 @@ class Home:
         """The sweep's parent runs and trial runs, as MLflow has them."""
         from mlflow.tracking import MlflowClient  # here, since it takes seconds
 
-        client = MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'mlflow.db'}")
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.tracking}")
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         runs = client.search_runs(experiments, f"tags.sweep = '{name}'")
         nested = [run for run in runs if "mlflow.parentRunId" in run.data.tags]

@@ -21,12 +21,14 @@ from senet.errors import InputError
 from senet.home import copy_of
 from sweeps.cli import main
 from sweeps.config import validate_recipe
-from sweeps.storage import check_bucket
+from sweeps.storage import check_bucket, tracking_uri
 from sweeps.sweep import create_sweep, find_sweep
 from sweeps.trial import run_trial
 from tests.conftest import refusal
 from tests.sweeps.commands import RECIPE, Home, kill_everything, wait_for
 from tests.sweeps.postgres import PASSWORD, Postgres
+from tests.sweeps.raycluster import free_ports
+from tests.sweeps.trackingserver import tracking_server
 
 S3 = {"AWS_ACCESS_KEY_ID": "ada", "AWS_SECRET_ACCESS_KEY": "not-real", "AWS_DEFAULT_REGION": "us-east-1"}
 # A grid, so that the search decides alike in every run, however long its trials take.
@@ -44,6 +46,7 @@ class BucketHome(Home):
     def __init__(self, folder: Path, server: str) -> None:
         super().__init__(folder)
         self.server = server
+        self.tracking_server = ""
 
     def program(self, command: str) -> list[str]:
         code = f"""
@@ -51,7 +54,7 @@ import os, sys
 os.environ |= {S3 | {"AWS_ENDPOINT_URL": self.server, "PGPASSWORD": PASSWORD}}
 os.environ["SWEEPS_HOME"] = "s3://lab/home"
 os.environ["SWEEPS_CACHE"] = {str(self.folder / "driver")!r}
-os.environ["MLFLOW_TRACKING_URI"] = "sqlite:///{self.folder / "tracking.db"}"
+os.environ["MLFLOW_TRACKING_URI"] = {self.tracking_server!r}
 import sweeps.environment
 set_environment = sweeps.environment.set_ray_environment
 def with_a_disk_of_its_own(local):
@@ -103,6 +106,13 @@ def bucket(tmp_path: Path, server: str, files: Any) -> BucketHome:
     home = BucketHome(tmp_path / "machines", server)
     send_dataset(home.folder / "datasets" / "tiny", "s3://lab/tiny")
     return home
+
+
+@pytest.fixture
+def tracked(bucket: BucketHome) -> Iterator[BucketHome]:
+    """The home in a bucket, with a tracking server."""
+    with tracking_server(bucket.folder / "server.db", free_ports(1)[0]) as bucket.tracking_server:
+        yield bucket
 
 
 def recipe(home: Home, name: str, **search: Any) -> str:
@@ -338,8 +348,9 @@ def test_a_driver_is_seen_and_heard_on_other_machines(
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_sweep_in_a_bucket_is_that_on_a_folder(
-    tmp_path: Path, bucket: BucketHome, files: Any, postgres: Postgres
+    tmp_path: Path, tracked: BucketHome, files: Any, postgres: Postgres
 ) -> None:
+    bucket = tracked
     out = bucket.call("sweeps", "run", recipe(bucket, "x", storage=postgres.create("bucket")))
     assert "best: trial" in out
     there = {key.removeprefix("lab/home/sweeps/x/") for key in files.find("lab/home/sweeps/x")}
@@ -369,8 +380,9 @@ def test_a_sweep_in_a_bucket_is_that_on_a_folder(
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_sweep_in_a_bucket_goes_on_where_its_machines_are_lost(
-    tmp_path: Path, bucket: BucketHome, files: Any, postgres: Postgres
+    tmp_path: Path, tracked: BucketHome, files: Any, postgres: Postgres
 ) -> None:
+    bucket = tracked
     process = bucket.start("sweeps", "run", recipe(bucket, "x", storage=postgres.create("lost")))
     wait_for(lambda: files.exists("lab/home/sweeps/x/trials/0001/result.json") or process.poll() is not None)
     assert process.poll() is None, process.communicate()
@@ -386,18 +398,30 @@ def test_a_sweep_in_a_bucket_goes_on_where_its_machines_are_lost(
 
 
 @pytest.mark.parametrize(
-    ("storage", "data", "tracking", "message"),
+    ("storage", "data", "message"),
     [
-        (None, "s3://b/d", "http://t", "`search.storage`: SWEEPS_HOME is the bucket s3://b/h, where no ledger can lie"),
-        ("postgresql://h/d", "pets", "http://t", "`data`: .* must find the data set by a URL: s3://bucket/pets"),
-        ("postgresql://h/d", "breeds", None, "MLFLOW_TRACKING_URI: .* where no tracking database can lie"),
+        (None, "s3://b/d", "`search.storage`: SWEEPS_HOME is the bucket s3://b/h, where no ledger can lie"),
+        ("postgresql://h/d", "pets", "`data`: .* must find the data set in one: s3://bucket/pets"),
+        ("postgresql://h/d", "file:///x/pets", "`data`: .* must find the data set in one: s3://bucket/pets"),
     ],
 )
-def test_what_cannot_be_kept_in_a_bucket(storage: str | None, data: str, tracking: str | None, message: str) -> None:
-    check_bucket(None, storage, data, tracking)
-    check_bucket("s3://b/h", "postgresql://h/d", "breeds", "http://t")
+def test_what_cannot_be_kept_in_a_bucket(storage: str | None, data: str, message: str) -> None:
+    check_bucket(None, storage, data)
+    check_bucket("s3://b/h", "postgresql://h/d", "breeds")
     with pytest.raises(InputError, match=message):
-        check_bucket("s3://b/h", storage, data, tracking)
+        check_bucket("s3://b/h", storage, data)
+
+
+def test_the_tracking_of_a_bucket_is_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path))
+    home = copy_of("s3://b/h")
+    for uri in (None, f"sqlite:///{tmp_path}/x.db"):
+        if uri is not None:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(InputError, match="MLFLOW_TRACKING_URI: SWEEPS_HOME is the bucket s3://b/h, where no track"):
+            tracking_uri(home)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://tracking.example.org")
+    assert tracking_uri(home) == "https://tracking.example.org"
 
 
 @pytest.mark.parametrize("place", ["s3://", "s3:///", "ftp://host/x", "s3://a::b", "http://host/x"])
@@ -413,7 +437,8 @@ def test_a_home_that_cannot_be(
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-def test_doctor_looks_into_the_bucket(bucket: BucketHome, files: Any, postgres: Postgres) -> None:
+def test_doctor_looks_into_the_bucket(tracked: BucketHome, files: Any, postgres: Postgres) -> None:
+    bucket = tracked
     out = bucket.call("sweeps", "doctor", recipe(bucket, "x", storage=postgres.create("doctor")))
     assert "s3://lab/home: written and read by all" in out
     assert not [key for key in files.find("lab/home") if ".doctor" in key], "it tidies up"

@@ -61,11 +61,20 @@ def test_ray_takes_what_its_launcher_is_given(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_launched_machines_have_the_token_as_a_file(name: str) -> None:
+def test_launched_machines_have_the_token_as_a_file(name: str, tmp_path: Path) -> None:
     config = read(name)
     (target,) = [target for target, source in config["file_mounts"].items() if source == "~/.ray/auth_token"]
     assert target.endswith("/.ray/auth_token")
     assert "chmod 600 ~/.ray/auth_token" in config["setup_commands"]
+    # `ray down` calls `ray stop` there.
+    (found,) = [command for command in config["setup_commands"] if ".bashrc" in command]
+    (tmp_path / ".bashrc").touch()
+    bash = f"cd; {found}; {found}; cat .bashrc; source .bashrc; echo $PATH $RAY_AUTH_MODE"
+    said = subprocess.run(
+        ["bash", "-c", bash], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, stdout=-1, text=True
+    )
+    lines = said.stdout.splitlines()
+    assert lines[1:] == [f"{tmp_path}/senet-sweeps/.venv/bin:/usr/bin:/bin token"], "once, however often it is set up"
     starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     assert sum("SWEEPS_HOME=/shared/mlruns" in command for command in starts) == 2
     assert all("ray stop" in command or "/cluster/machines/" in command for command in starts), "which set the token"
@@ -263,6 +272,7 @@ def test_a_slurm_job_ends_in_time_and_the_next_goes_on(home: Home, tmp_path: Pat
             "HOME": str(tmp_path), "SWEEPS_HOME": str(home.folder), "PATH": f"{programs}:{BIN}:{os.environ['PATH']}",
             "SLURM_JOB_ID": str(number), "SLURM_JOB_NODELIST": "here", "SLURM_JOB_NUM_NODES": "1",
             "SLURM_CPUS_PER_TASK": "2", "SLURM_SUBMIT_DIR": str(CLUSTER.parent),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{home.tracking}",
         }  # fmt: skip
         return start("slurm/sweep.sbatch", recipe, "job", log=log, **own), log
 

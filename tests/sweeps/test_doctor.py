@@ -16,7 +16,7 @@ import senet.mounts
 from senet.data.catalogue import describe_dataset
 from sweeps.cli import main
 from sweeps.config import validate_recipe
-from sweeps.doctor import checks
+from sweeps.doctor import checks, machine
 from sweeps.doctor.cluster import Answers, Machine
 from sweeps.doctor.corners import Corners
 from sweeps.doctor.machine import open_doors, reachable
@@ -193,22 +193,38 @@ def test_clocks_and_ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(senet.mounts, "mounts", lambda: f"1 0 0:1 / {tmp_path} rw - nfs4 server:/ rw")
     (shared,) = checks.ledger(tmp_path, None)
     assert (shared.found, shared.advice) == ("a journal file on a share (nfs4)", "")
-    (unsafe,) = checks.tracking(tmp_path, "sqlite:///x", None, 1)
-    assert "sqlite on a share (nfs4) is not safe" in unsafe.found
+    (unsafe,) = checks.tracking(tmp_path, 1)
+    assert "sqlite on a mounted share (nfs4)" in unsafe.found
+    assert "start a tracking server" in unsafe.advice
     monkeypatch.undo()
-    assert "3 machines share" in checks.tracking(tmp_path, "sqlite:///x", None, 3)[0].found
-    assert checks.tracking(tmp_path, "https://tracking.example.org", None, 3)[0].advice == ""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "3 machines share" in checks.tracking(tmp_path, 3)[0].found
+    assert checks.tracking(tmp_path, 1)[0].advice == ""
 
 
 def test_the_disk_must_hold_what_is_planned() -> None:
     described = Answers({"a": {"exists": True, "free_bytes": 2e9}, "b": {"exists": False, "free_bytes": 1}})
     assert checks.disk(described, int(1e9), int(3e9))[0].advice == ""
     assert checks.disk(described, int(2.5e9), int(3e9))[0].advice
-    own = Answers({"a": {"cache_free_bytes": 2e9}, "b": {"cache_free_bytes": 3e9}})
-    assert checks.copies(own, int(1e9))[0].found == "room for 1.0 GB of data on each"
-    (full,) = checks.copies(own, int(2.5e9))
+
+
+def test_every_machine_needs_room_for_its_own_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path / "cache"))
+    here = machine.own_copy("pets-1")
+    assert (here["exists"], here["place"]) == (False, str(tmp_path / "cache"))
+    small = here | {"free_bytes": 2e9}
+    (well,) = checks.copies(Answers({"a": small, "b": small | {"free_bytes": 3e9}}), int(1e9))
+    assert (well.found, well.advice) == ("1.0 GB of data on a disk of each, or room for it", "")
+    (full,) = checks.copies(Answers({"a": small, "b": small | {"free_bytes": 3e9}}), int(2.5e9))
     assert (full.where, full.found) == ("a", "2.0 GB free, 2.5 GB needed for its copy of the data")
-    assert "SWEEPS_CACHE" in full.advice
+    (tmp_path / "cache" / "pets-1").mkdir(parents=True)
+    (tmp_path / "cache" / "pets-1" / "manifest.json").write_text("{}")
+    (there,) = checks.copies(Answers({"a": machine.own_copy("pets-1") | {"free_bytes": 0}}), int(2.5e9))
+    assert there.advice == "", "a copy that is there needs no room"
+    far = small | {"mounts": f"1 0 0:1 / {tmp_path} rw - nfs4 server:/ rw"}
+    (far_away,) = checks.copies(Answers({"a": far}), 1)
+    assert "is on a mounted share (nfs4)" in far_away.found
+    assert "SWEEPS_CACHE" in far_away.advice
 
 
 @pytest.mark.parametrize(
@@ -225,10 +241,10 @@ def test_the_disk_must_hold_what_is_planned() -> None:
 def test_as_many_places_as_trials_are_to_run_at_a_time(
     resources: dict[str, Any], concurrency: int | None, well: bool
 ) -> None:
-    machine = Machine("a", "1", "10.0.0.1", {"CPU": 16.0, "GPU": 2.0})
+    two_gpus = Machine("a", "1", "10.0.0.1", {"CPU": 16.0, "GPU": 2.0})
     described = Answers({"a": {"gpus": 2, "torch": None}})
     recipe = merged(RECIPE, {"resources": resources, "search": {"concurrency": concurrency}})
-    (found,) = checks.devices([machine], described, validate_recipe(recipe, "test"))
+    (found,) = checks.devices([two_gpus], described, validate_recipe(recipe, "test"))
     assert (found.advice == "") == well
     assert well or f"at a time, `search.concurrency` asks for {concurrency}" in found.found
 

@@ -47,7 +47,7 @@ class Session:
         view = PlainView(Console(file=self.said, width=200), Tally(recipe.search.trials, []))
         tracking = SweepTracking(self.sweep.home, self.sweep.name, self.sweep.about()["id"])
         tracking.begin({})
-        largest = {"cpu": 2.0, "gpu": 1.0}
+        largest = {"cpu": 2.0, "gpu": 4.0}
         gpus = 1.0 if recipe.resources.by_size else math.inf
         self.driver = Driver(self.sweep, self.ledger, tracking, view, DATA, 8, largest, gpus)
 
@@ -161,6 +161,15 @@ def test_out_of_memory_is_tried_once_more_with_twice_the_share(session: Callable
     (entry,) = s.ledger.entries()
     assert entry.state == "failed"
     assert booked([entry])["failed"] == {"base": 5.0}, "both attempts are booked"
+
+
+def test_no_second_try_has_more_than_a_whole_gpu(session: Callable[..., Session]) -> None:
+    # Of more than one Ray gives whole ones alone.
+    s = session(resources={"cpu": 1, "gpu": 0.75})
+    s.end(s.begin(), state="failed", error="out of memory: x")
+    again = s.driver.next_assignment("again")
+    assert again is not None
+    assert again["resources"] == {"cpu": 2, "gpu": 1.0}
 
 
 def test_without_more_to_give_it_is_not_tried_again(session: Callable[..., Session]) -> None:

@@ -10,17 +10,20 @@ from optuna.storages.journal import JournalFileBackend
 from tests.conftest import merged
 from tests.sweeps.commands import RECIPE, Home, kill_everything, wait_for
 from tests.sweeps.postgres import PASSWORD, Postgres
+from tests.sweeps.raycluster import free_ports
 from tests.sweeps.share import share
+from tests.sweeps.trackingserver import tracking_server
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 
 class SharedHome(Home):
-    """A home that is mounted, on a machine that keeps its own copies in `cache`."""
+    """A home that is mounted, on a machine that keeps its own copies in `disk`, where the tracking is too."""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
+    def __init__(self, folder: Path, disk: Path) -> None:
         super().__init__(folder)
-        self.settings = {"SWEEPS_CACHE": str(cache)}
+        self.tracking = disk / "server.db"
+        self.settings = {"SWEEPS_CACHE": str(disk / "cache")}
 
     def study(self, name: str) -> optuna.Study:
         file = self.folder / "sweeps" / name / "ledger.journal"
@@ -55,13 +58,19 @@ def killed_and_resumed(home: Home, **search: object) -> None:
 
 def test_on_a_share(tmp_path: Path) -> None:
     with share(tmp_path / "share") as folder:
-        home = SharedHome(folder, tmp_path / "cache")
-        killed_and_resumed(home)
-        # The trials read this machine's own copy of the data set.
-        (copy,) = (tmp_path / "cache").iterdir()
-        assert copy.name.startswith("tiny-")
-        home.call("sweeps", "delete", "x", "--yes")
-        assert not (folder / "sweeps" / "x").exists()
+        home = SharedHome(folder, tmp_path)
+        refused = home.call("sweeps", "run", str(home.recipe("x")), code=2)
+        assert "the tracking would be sqlite on a mounted share (fuse.bindfs)" in refused
+        assert refused.count("\n") == 1
+        assert not (folder / "sweeps").exists(), "nothing is written"
+        with tracking_server(home.tracking, free_ports(1)[0]) as server:
+            home.settings["MLFLOW_TRACKING_URI"] = server
+            killed_and_resumed(home)
+            # The trials read this machine's own copy of the data set.
+            (copy,) = (tmp_path / "cache").iterdir()
+            assert copy.name.startswith("tiny-")
+            home.call("sweeps", "delete", "x", "--yes")
+            assert not (folder / "sweeps" / "x").exists()
 
 
 @pytest.mark.usefixtures("password")

@@ -1,6 +1,9 @@
 """Where a ledger lies: mounts as they are told, URLs as they may be written, journals that were cut off."""
 
+import errno
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from sweeps.cli import main
 from sweeps.config import validate_recipe
 from sweeps.journal import open_journal
 from sweeps.storage import storage_file
+from sweeps.sweep import create_sweep
 from tests.conftest import merged, refusal
 from tests.sweeps.test_search import RECIPE
 
@@ -133,3 +137,31 @@ def test_a_journal_cut_off_in_its_first_line(tmp_path: Path) -> None:
     path.write_bytes(b'{"op')
     assert open_journal(path).create_new_study([], "s") == 0
     assert path.read_bytes().count(b"\n") == 1
+
+
+def nfs_lock(file: int, kind: int) -> None:
+    """What NFS 4 makes of flock: a lock of a file's bytes, shared for who may read, exclusive for who may write."""
+    access = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+    if access == (os.O_WRONLY if kind & fcntl.LOCK_SH else os.O_RDONLY):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    fcntl.lockf(file, kind)
+
+
+def test_who_drives_is_known_on_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.sweep.fcntl.flock", nfs_lock)
+    sweep = create_sweep(tmp_path, None, "x", validate_recipe(RECIPE, "r"), "data")
+    assert not sweep.is_driven()
+    with sweep.driving():
+        pass
+    assert not sweep.is_driven()
+
+
+def test_a_share_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = create_sweep(tmp_path, None, "x", validate_recipe(RECIPE, "r"), "data")
+
+    def none(file: int, kind: int) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr("sweeps.sweep.fcntl.flock", none)
+    with pytest.raises(InputError, match=r"driver\.lock: cannot be locked: Operation not supported; SWEEPS_HOME must"):
+        sweep.is_driven()

@@ -13,7 +13,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from sweeps.ledger import Entry
-from sweeps.tracking import SweepTracking, connect, delete_sweep_runs, register_model, tracking_uri
+from sweeps.storage import tracking_uri
+from sweeps.tracking import SweepTracking, connect, delete_sweep_runs, register_model
 from tests.sweeps.commands import Home, wait_for
 
 METRICS = {"joint": 0.7, "original_topk": 0.8, "streaming_topk": 0.5}
