@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 _ITERATIONS = 25
+# Of a Newton step so much is tried: far from the optimum the whole of it may lead away.
+_PARTS = (1.0, 0.5, 0.25, 2.0**-4, 2.0**-7, 2.0**-12)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,13 @@ def fit(logits: Tensor, targets: Tensor) -> Calibration:
         gradient_scale, gradient_bias = (error * x).mean(), error.mean()
         a, b, c = (weight * x * x).mean() + 1e-9, (weight * x).mean(), weight.mean() + 1e-9
         determinant = a * c - b * b
-        scale = scale - ((c * gradient_scale - b * gradient_bias) / determinant).clamp(-1, 1)
-        bias = bias - ((a * gradient_bias - b * gradient_scale) / determinant).clamp(-1, 1)
+        step_scale = (c * gradient_scale - b * gradient_bias) / determinant
+        step_bias = (a * gradient_bias - b * gradient_scale) / determinant
+        tried = [(scale, bias), *((scale - part * step_scale, bias - part * step_bias) for part in _PARTS)]
+        best = torch.stack([_cross_entropy(s * x + b, wanted) for s, b in tried]).nan_to_num(torch.inf).argmin()
+        scale, bias = (torch.stack(values)[best] for values in zip(*tried, strict=True))
     return Calibration((scale / spread).float(), bias.float())
+
+
+def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    return (torch.nn.functional.softplus(logits) - wanted * logits).mean()

@@ -1,5 +1,6 @@
 """Weights of networks, and a training phase's state on disk: written atomically, loaded without executing code."""
 
+import hashlib
 import os
 import uuid
 from pathlib import Path
@@ -25,6 +26,15 @@ def restored(config: ModelConfig, state: State, classes: int) -> nn.Module:
     model = build_model(config, classes)
     model.load_state_dict(state)
     return model
+
+
+def digest(state: State) -> str:
+    """SHA-256 of all weights and statistics, with their names."""
+    found = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def save_progress(path: Path, state: dict[str, Any]) -> None:

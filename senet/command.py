@@ -39,9 +39,9 @@ def run_command(program: str, action: Callable[[], int]) -> int:
         return 1 if error.errno == errno.ENOSPC else 2
     except (RuntimeError, MemoryError) as error:
         # A network that fits no memory was asked for; anything else is a mistake of ours, to be seen whole.
-        if "memory" not in str(error):
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0] or "there is not enough"
         print(f"{program}: out of memory: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

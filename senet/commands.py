@@ -42,8 +42,9 @@ def import_dataset(arguments: Namespace) -> int:
     """Prepare a data set from folders."""
     from senet.data.catalogue import dataset_folder
     from senet.data.folder import import_folders
+    from senet.data.store import check_name
 
-    target = dataset_folder(home(), arguments.name)
+    target = dataset_folder(home(), check_name(arguments.name, "the data set's name"))
     report = import_folders(target, arguments.base, arguments.stream, **_import_options(arguments))
     print("\n".join(report.lines()))
     print(f"wrote {target}; search on it: sweeps run photos --set data={arguments.name}")
@@ -72,10 +73,11 @@ def import_stanford_dogs(arguments: Namespace) -> int:
     """Prepare Stanford Dogs."""
     from senet.data.catalogue import dataset_folder
     from senet.data.stanford_dogs import import_stanford_dogs
+    from senet.data.store import check_name
 
     if arguments.lists is not None and arguments.split is not None:
         raise InputError("--split and --lists: the lists are a split, `official`; give one of them")
-    target = dataset_folder(home(), arguments.name)
+    target = dataset_folder(home(), check_name(arguments.name, "the data set's name"))
     report = import_stanford_dogs(
         target, arguments.path, stream=arguments.stream, lists=arguments.lists, **_import_options(arguments)
     )
@@ -128,8 +130,9 @@ def draw_breeds(arguments: Namespace) -> int:
     """Draw a data set of breeds."""
     from senet.data.breeds import BreedsSpec, prepare_breeds
     from senet.data.catalogue import dataset_folder
+    from senet.data.store import check_name
 
-    target = dataset_folder(home(), arguments.name)
+    target = dataset_folder(home(), check_name(arguments.name, "the data set's name"))
     options = {field.name: getattr(arguments, field.name) for field in fields(BreedsSpec)}
     spec = BreedsSpec(**{name: value for name, value in options.items() if value is not None})
     prepare_breeds(target, spec, arguments.replace)
@@ -180,6 +183,7 @@ def stream(arguments: Namespace) -> int:
 
 def predict(arguments: Namespace) -> int:
     """Print the labels of images."""
+    from senet.data.pictures import printable
     from senet.device import make_runtime
     from senet.modelfolder import load_model
     from senet.predict import predict_files
@@ -188,12 +192,16 @@ def predict(arguments: Namespace) -> int:
         raise InputError(f"--top must be 1 or more, but got {arguments.top}")
     model = load_model(arguments.model)
     for prediction in predict_files(model, arguments.images, make_runtime("auto", model.config.precision)):
+        file = printable(prediction.file)
         if arguments.json:
-            described: dict[str, Any] = {"file": str(prediction.file), "labels": prediction.labels()}
+            described: dict[str, Any] = {"file": file, "labels": prediction.labels()}
             print(json.dumps(described | {"probabilities": prediction.probabilities}, ensure_ascii=False))
             continue
         shown = list(prediction.probabilities.items())[: arguments.top]
-        print(f"{prediction.file}: " + ", ".join(f"{label} {probability:.2f}" for label, probability in shown))
+        print(
+            f"{printable(str(prediction.file))}: "
+            + ", ".join(f"{label} {probability:.2f}" for label, probability in shown)
+        )
     return 0
 
 

@@ -72,7 +72,7 @@ def stream_model(
         raise InputError("`streaming.replay`: looks at old images, which a trained model comes without; set it to 0")
     config = model.config.model_copy(update={"streaming": streaming, "data": dataset.name})
     dataset = _as_seen_by(model, dataset)
-    check_fits(config, description(dataset), "model")
+    check_fits(config, dataclasses.replace(description(dataset), classes=dataset.classes), "model")
     evaluation = Evaluation(config, dataset, "validation", runtime)
     before = evaluation.before(evaluation.scores(_placed(config, model.state, dataset, runtime)))
     base = Trained(model.state, [_numbers(before)], 0.0, model.importance)

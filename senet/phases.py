@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from senet.checkpoint import load_progress, restored
+from senet.checkpoint import digest, load_progress, restored
 from senet.config import TrialConfig, fingerprint
 from senet.data.batches import Batches
 from senet.data.store import SPLITS, Dataset, ImageSet
@@ -117,6 +117,8 @@ def stream(
     say what a stage did to the earlier ones.
     """
     identity = fingerprint([config.model_dump(mode="json"), dataset.fingerprint, runtime.identity()])
+    # What was streamed into another base is no beginning of this.
+    identity += "" if progress is None else f"-{digest(base.state)}"
     count = config.streaming.stages if streaming_epochs(config) else 1
     train_groups = stages(dataset.streaming, count)
     evaluation = _StreamingEvaluation(config, base, dataset, runtime, train_groups)

@@ -49,7 +49,14 @@ def stages(images: ImageSet, count: int) -> list[npt.NDArray[np.int64]]:
             f"`streaming.stages`: must be at most {len(distinct)} (combinations of labels in the data), but got {count}"
         )
     number = np.array([np.flatnonzero((distinct == row).all(axis=1))[0] for row in images.labels], np.int64)
-    return [np.flatnonzero(np.isin(number, part)) for part in np.array_split(np.arange(len(distinct)), count)]
+    found = [np.flatnonzero(np.isin(number, part)) for part in np.array_split(np.arange(len(distinct)), count)]
+    for i, positions in enumerate(found, start=1):
+        training = int((images.split[positions] == SPLITS.index("train")).sum())
+        if count > 1 and training < 2:
+            raise InputError(
+                f"`streaming.stages`: stage {i} of {count} has {training} pictures to train on, not 2 or more"
+            )
+    return found
 
 
 def split_labels(

@@ -1,10 +1,11 @@
 """From a config file to a model folder, as the commands `senet train` and `sweeps train` do it."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from senet.config import TrialConfig, read_config
+from senet.config import TrialConfig, parse_trial, read_config
 from senet.data.catalogue import obtain_dataset
 from senet.data.store import Dataset, check_name
 from senet.device import Runtime, make_runtime
@@ -36,7 +37,7 @@ def train_from_file(path: Path, folder: Path, home: Path, seed: int | None = Non
     """
     config, provenance = read_config(path)
     if seed is not None:
-        config = config.model_copy(update={"seed": seed})
+        config = parse_trial(config.model_dump(mode="json") | {"seed": seed}, "--seed")
     dataset = dataset_of(config, provenance, home)
     model = train_to_folder(config, provenance, folder, dataset, make_runtime("auto", config.precision), print_epoch)
     print_result(folder, model)
@@ -68,10 +69,7 @@ def train_to_folder(
     progress = progress_folder(folder)
     model = train_final(config, dataset, runtime, on_epoch, provenance, progress)
     save_model(folder, model)
-    for file in progress.glob("*.pt"):
-        file.unlink()
-    if progress.exists():
-        progress.rmdir()
+    shutil.rmtree(progress, ignore_errors=True)
     return model
 
 

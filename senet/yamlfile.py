@@ -8,6 +8,9 @@ import yaml
 
 from senet.errors import InputError
 
+# More than any recipe or config has.
+_MOST_VALUES = 1_000_000
+
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with YAML 1.2 floats; a repeated key is an error."""
@@ -32,13 +35,29 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str, source: str) -> Any:
     """The value that `text` holds. Raises InputError with line and reason."""
     try:
-        return yaml.load(text, _Loader)
+        value = yaml.load(text, _Loader)
+        _check_length(value)
+        return value
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         # Besides its own errors the library lets those of dates and of unhashable keys through.
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         reason = str(getattr(error, "problem", None) or error).partition("\n")[0]
         raise InputError(f"{source}:{where} is not valid YAML: {reason}") from None
+
+
+def _check_length(value: Any) -> None:
+    """Raise ValueError where aliases (`*name`) make a short text a long value, or one without an end."""
+    waiting, count = [value], 0
+    while waiting:
+        one = waiting.pop()
+        count += 1
+        if count + len(waiting) > _MOST_VALUES:
+            raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+        if isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list | tuple | set):
+            waiting += one
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

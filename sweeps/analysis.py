@@ -72,10 +72,13 @@ def configuration_key(params: dict[str, Any]) -> str:
 
 
 def configurations(trials: Sequence[Trial]) -> list[Configuration]:
-    """All configurations that have a complete trial, by mean joint, best first; of two alike the earlier one."""
+    """All configurations that have a complete trial, by mean joint, best first; of two alike the earlier one.
+
+    Those that see the old images again while streaming are references, no competitors.
+    """
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        if trial["state"] == "complete":
+        if trial["state"] == "complete" and not is_reference(trial):
             groups.setdefault(configuration_key(trial["params"]), []).append(trial)
     found = []
     for group in groups.values():
@@ -85,6 +88,11 @@ def configurations(trials: Sequence[Trial]) -> list[Configuration]:
         enqueued = any(trial["enqueued"] for trial in group)
         found.append(Configuration(trials=tuple(by_seed.values()), enqueued=enqueued))
     return sorted(found, key=lambda one: (-one.mean("joint"), one.first["number"]))
+
+
+def is_reference(trial: Trial) -> bool:
+    """Whether a trial sees the old images again while streaming, where the sweep searches over that."""
+    return bool(trial["params"].get("streaming.replay"))
 
 
 def weights_of_first_place(pick: Configuration, among: Sequence[Configuration]) -> tuple[float, float] | None:

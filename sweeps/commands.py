@@ -38,7 +38,8 @@ def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
     _check_data(recipe, source)
     console = Console()
     warm = getattr(arguments, "warm_start", None)
-    other = None if warm is None else find_sweep(home(), warm)
+    if warm is not None:
+        find_sweep(home(), warm)
     if arguments.dry_run:
         from sweeps.plan import plan
 
@@ -56,11 +57,7 @@ def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
     with ray_cluster(arguments.address):
         concurrency = possible_concurrency(recipe, source, arguments.address)
         dataset = obtain_dataset(home(), recipe.data)
-        sweep = create_sweep(home(), arguments.name, name, recipe, dataset.fingerprint)
-        if other is not None:
-            from sweeps.warmstart import take_over
-
-            _say(console, take_over(sweep, other))
+        sweep = create_sweep(home(), arguments.name, name, recipe, dataset.fingerprint, warm)
         return _drive(sweep, concurrency, console)
 
 
@@ -355,7 +352,11 @@ def _check_networks(recipe: Recipe, space: Space, data: Description, source: str
 
 def _drive(sweep: Sweep, concurrency: int, console: Console) -> int:
     from sweeps.run import drive
+    from sweeps.warmstart import take_over
 
+    taken = take_over(sweep)
+    if taken:
+        _say(console, taken)
     _say(console, f"sweep {sweep.name}: {concurrency} at a time")
     ending = drive(sweep, concurrency, console)
     if ending is not None:

@@ -59,7 +59,10 @@ class Driver:
         self._suggester = Suggester(self._recipe, self._space, ledger, self._constraints.fits)
         pruning = self._recipe.search.pruning
         metrics = self._recipe.objective.metrics
-        self._pruner = None if pruning is None else Pruner(pruning, ledger.entries(), self._base, metrics)
+        self._pruner = None
+        if pruning is not None:
+            earlier = ledger.entries()
+            self._pruner = Pruner(pruning, earlier, self._base, metrics, self._passed(earlier), self._space.seed)
         # All bases are probed alike, whatever their trials' own streaming settings are.
         self._probe = self._space.config({}).streaming.model_dump(mode="json")
         self._probe |= {} if pruning is None else {"epochs": pruning.probe_epochs, "stages": 1}
@@ -229,6 +232,15 @@ class Driver:
         self._tracking.end_trial(closed)
         self._view.ended(closed)
 
+    def _passed(self, entries: list[Entry]) -> dict[str, int]:
+        """The base epochs that bases in the making have passed; at the last one said the verdict may be missing."""
+        said = {self._base(e): self._sweep.progress(e.number) or {} for e in entries if e.state == "running"}
+        return {
+            base: report["epoch"] - 1 if report["phase"] == "base" else report.get("epochs", 0)
+            for base, report in said.items()
+            if "epoch" in report
+        }
+
     def _base(self, entry: Entry) -> str:
         return base_of(self._space, entry.params, entry.seed)
 
@@ -260,7 +272,7 @@ class Driver:
 
     def _tries_again(self, entry: Entry, result: Result) -> bool:
         """Give a trial that ran out of memory back once, to be started with a larger share if there is one."""
-        if not str(result.get("error")).startswith("out of memory") or self._sweep.attempts(entry.number):
+        if not out_of_memory(result) or self._sweep.attempts(entry.number):
             return False
         now = self._given[entry.number]
         more = {name: min(_LARGER_SHARE * share, self._largest.get(name, share)) for name, share in now.items()}
@@ -293,6 +305,11 @@ class Driver:
 
     def _seconds(self) -> float:
         return self._earlier_seconds + time.monotonic() - self._start
+
+
+def out_of_memory(result: Result) -> bool:
+    """Whether that is what a trial failed of."""
+    return str(result.get("error")).startswith("out of memory")
 
 
 def _plain(report: dict[str, Any]) -> dict[str, Any]:

@@ -248,7 +248,8 @@ def delete_ledger(sweep: Sweep) -> None:
 
 def answered(earlier: Entry) -> Result:
     """The result of a trial that is not run because it repeats `earlier`."""
-    return earlier.result | {"state": "answered", "seconds": 0.0, "seconds_saved": 0.0, "stage_seconds": {}}
+    nothing: Result = {"seconds": 0.0, "seconds_saved": 0.0, "stage_seconds": {}, "attempts": []}
+    return earlier.result | nothing | {"state": "answered"}
 
 
 def is_finished(recipe: Recipe, entries: list[Entry], ending: str | None) -> bool:

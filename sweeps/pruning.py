@@ -6,7 +6,7 @@ the winner is fifth of ten on it.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -43,14 +43,20 @@ class Pruner:
         earlier: list[Entry],
         base_of: Callable[[Entry], str],
         metrics: tuple[str, ...] = ("joint",),
+        passed: Mapping[str, int] | None = None,
+        first_seed: int | None = None,
     ) -> None:
         """
         Args:
             earlier: trials of earlier sessions.
+            passed: the base epochs that bases in the making have passed in earlier sessions. A trial that goes on says
+                them all again, and is not judged by what came in since.
+            first_seed: of trials that are no further seed of a configuration; None: all are judged.
             base_of: tells the base of a trial from others. One that was given up and is wanted again goes on from where
                 it was, and is judged from there on.
         """
         self._config, self._metrics, self._base_of = config, metrics, base_of
+        self._passed, self._first_seed = passed or {}, first_seed
         self._topk: dict[int, dict[str, float]] = defaultdict(dict)
         self._probes: dict[int, dict[str, tuple[float, ...]]] = defaultdict(dict)
         for entry in earlier:
@@ -59,13 +65,18 @@ class Pruner:
                     self._note(base_of(entry), report)
 
     def judge(self, entry: Entry, report: dict[str, Any]) -> Verdict | None:
-        """Whether the trial that reports is given up; None: it goes on."""
+        """Whether the trial that reports is given up; None: it goes on.
+
+        A configuration that was given is not, nor is a further seed of one that has finished: of the seeds of a
+        configuration all count.
+        """
         if report["phase"] != "base":
             return None
         base = self._base_of(entry)
         was_here = base in self._topk[report["epoch"]]
         self._note(base, report)
-        if was_here or entry.enqueued is not None:
+        further = self._first_seed is not None and entry.seed not in (None, self._first_seed)
+        if was_here or report["epoch"] <= self._passed.get(base, 0) or entry.enqueued is not None or further:
             return None
         return self._fails_to_learn(base, report) or self._is_outranked(report)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from senet.files import write_atomically
-from sweeps.analysis import Configuration, Spread, configurations, front, weights_of_first_place
+from sweeps.analysis import Configuration, Spread, configurations, front, is_reference, weights_of_first_place
 from sweeps.progress import percent
 from sweeps.status import Status
 from sweeps.sweep import Sweep
@@ -94,7 +94,7 @@ def summary(status: Status) -> str:
             f"GPU memory: at most {memory['bytes'] / 2**30:.1f} GiB, {percent(memory['fraction'])} % of a GPU "
             f"(trial {largest['number']})"
         )
-    references = [str(trial["number"]) for trial in status["trials"] if trial["params"].get("streaming.replay")]
+    references = [str(trial["number"]) for trial in status["trials"] if is_reference(trial)]
     if references:
         lines.append(f"references, no competitors, since they look at old images: trial {', '.join(references)}")
     if objective["split"]:

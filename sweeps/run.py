@@ -22,7 +22,7 @@ from senet.data.catalogue import describe_dataset
 from senet.errors import InputError
 from sweeps.analysis import configurations, knee
 from sweeps.config import Recipe
-from sweeps.driver import Driver
+from sweeps.driver import Driver, out_of_memory
 from sweeps.inventory import QUOTA
 from sweeps.ledger import Entry, Ledger, entries_of, is_finished, open_ledger
 from sweeps.progress import LiveView, PlainView, Tally, View
@@ -293,10 +293,13 @@ def _fit(sweep: Sweep, recipe: Recipe, driver: Driver) -> None:
 
 
 def _reconcile(sweep: Sweep, ledger: Ledger, tracking: SweepTracking) -> None:
-    """Close trials whose result was written but not told when an earlier session died."""
+    """Close trials whose result was written but not told when an earlier session died.
+
+    One that ran out of memory is the driver's: it may be tried again.
+    """
     for entry in ledger.entries():
-        result = sweep.result(entry.number) if entry.state == "running" else None
-        if result is not None:
+        result = sweep.whole_result(entry.number) if entry.state == "running" else None
+        if result is not None and (result.get("attempts") or not out_of_memory(result)):
             ledger.finish(entry.number, result)
     tracking.reconcile(ledger.entries())
 

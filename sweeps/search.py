@@ -19,6 +19,8 @@ from sweeps.space import Params, Space
 _DRAWS = 20
 # So often a suggestion is drawn anew because it does not fit, and so many random draws there are where none fits.
 TRIES = 200
+# So many suggestions in a row are answered from the ledger before that is taken for all there is.
+_ANSWERS = 5
 # So often the training of a base may fail before no further trial is given to it.
 _FAILURES = 2
 # So many configurations of a finite space are looked through for one that is left.
@@ -185,11 +187,6 @@ class Suggester:
             draw = self._sampler.draw(fixed, attempt)
             if not self._memory.knows(draw.params):
                 return self._open(draw.params, notes=draw.notes)
-            replicate = self._replicate(draw)
-            if replicate is not None:
-                return replicate
-        if not self._space.is_finite():
-            return self._answer(draw)
         unseen = self._unseen(fixed)
         return None if unseen is None else self._open(unseen)
 
@@ -229,14 +226,17 @@ class Suggester:
         if fallback is None and not self._memory.running:
             # No trial is under way that could bring another base: one that has failed is tried again.
             fallback = failed
-        if fallback is None and repeat is not None:
-            answer = self._answer(repeat)
-            if answer is not None:
-                return answer
-        if fallback is None:
+        if fallback is not None:
+            return self._open(fallback.params, notes=fallback.notes)
+        unseen = self._random_unknown({})
+        if unseen is not None:
+            return self._open(unseen)
+        answer = None if repeat is None else self._answer(repeat)
+        if answer is None:
             self._idle = True
-            return None
-        return self._open(fallback.params, notes=fallback.notes)
+            # Nothing is left, and no trial is under way that could change that.
+            self._closed = not (self._memory.running or self._unfinished or self._waiting)
+        return answer
 
     def _next_cell(self) -> Entry | None:
         """The next configuration of a finite space that was not tried and whose base is free."""
@@ -255,27 +255,43 @@ class Suggester:
         self._blocked += again
         self._idle = True
         # Nothing is left, and nothing will be: every configuration has been tried.
-        self._closed = not self._blocked and not self._unfinished
+        self._closed = not (self._blocked or self._unfinished or self._waiting)
         return None
 
     def _replicate(self, draw: Draw) -> Entry | None:
         """Another seed of a finished configuration that is suggested again, where the recipe wants that."""
-        if self._recipe.search.repeats != "seed" or self._memory.key(draw.params) not in self._memory.finished:
+        earlier = self._memory.finished.get(self._memory.key(draw.params))
+        if self._recipe.search.repeats != "seed" or earlier is None:
             return None
-        return self._open(draw.params, seed=self._memory.next_seed(draw.params), notes=draw.notes)
+        # Parameters that only seem to differ are the same configuration: it goes by those that it began with.
+        params, seed = earlier.params, self._memory.next_seed(draw.params)
+        return self._open(params, seed=seed) if self._base_is_free(base_of(self._space, params, seed)) else None
 
     def _answer(self, draw: Draw) -> Entry | None:
         """A suggestion that repeats a finished configuration, where no other turned up: it has that one's result."""
         earlier = self._memory.finished.get(self._memory.key(draw.params))
-        if earlier is None or self._answers == _DRAWS:
+        if self._recipe.search.repeats != "answer" or earlier is None or self._answers == _ANSWERS:
             return None
         self._answers += 1
         return self._open(draw.params, notes=draw.notes, answers=earlier.number)
 
     def _unseen(self, fixed: Params) -> Params | None:
-        """A configuration with `fixed` that was not tried."""
+        """A configuration with the base's parameters `fixed` that was not tried."""
+        if not self._space.is_finite(without=fixed):
+            return self._random_unknown(fixed)
         cells = islice(self._space.cells(fixed), _CELLS)
         return next((params for params in cells if not self._memory.knows(params)), None)
+
+    def _random_unknown(self, fixed: Params) -> Params | None:
+        """A configuration with `fixed` that was not tried and whose base is free, at random."""
+        defaults = self._space.defaults()
+        for drawn in random_draws(self._space, self._recipe.search.seed + self._memory.run, _DRAWS):
+            params = self._space.only_active(defaults | drawn | fixed)
+            base = base_of(self._space, params)
+            failing = self._memory.failures[base] >= _FAILURES
+            if self._fits(params) and not self._memory.knows(params) and self._base_is_free(base) and not failing:
+                return params
+        return None
 
     def _fitting(self) -> Iterator[Draw]:
         """At most `_DRAWS` suggestions that fit: the sampler's, and random bases where it has too few."""

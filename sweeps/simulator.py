@@ -117,8 +117,12 @@ class _Run:
         more = {} if fits is None else {"fits": fits}
         self._suggester = Suggester(recipe, self._space, self._ledger, **more)
         pruning = recipe.search.pruning
-        self._pruner = None if pruning is None else Pruner(pruning, [], self._base, recipe.objective.metrics)
-        self._events: list[tuple[float, int, int, int]] = []
+        self._pruner = (
+            None
+            if pruning is None
+            else Pruner(pruning, [], self._base, recipe.objective.metrics, first_seed=self._space.seed)
+        )
+        self._events: list[tuple[float, int, int, int, bool]] = []
         self._order = count()
         self._standing: set[str] = set()
         self._trained: dict[str, int] = {}
@@ -126,18 +130,21 @@ class _Run:
         self._spent: dict[int, dict[str, float]] = {}
         self._history: dict[int, list[dict[str, Any]]] = {}
         self._now = self._busy = self._waiting = 0.0
+        self._used = 0.0
+        """seconds of trials that have ended"""
         self._live = 0
         self._ended: list[tuple[float, int]] = []
 
     def run(self) -> Simulation:
         self._fill()
         while self._events:
-            time, _, number, epoch = heapq.heappop(self._events)
+            time, _, number, epoch, probed = heapq.heappop(self._events)
             if not self._suggester.done():
                 self._waiting += (self._slots - self._live) * (time - self._now)
             self._busy += self._live * (time - self._now)
             self._now = time
-            self._step(self._ledger.entry(number), epoch)
+            self._step(self._ledger.entry(number), epoch, probed)
+            self._keep_to_budget()
             self._fill()
         return Simulation(self._ledger.entries(), self._ended, self._now, self._busy, self._waiting)
 
@@ -155,18 +162,22 @@ class _Run:
                 epoch = self._trained.get(self._base(entry), 0) + 1
                 self._after(self._world.epoch_seconds(entry.params), entry.number, epoch)
 
-    def _step(self, entry: Entry, epoch: int) -> None:
-        """A base epoch, or with epoch 0 the whole trial, has ended."""
+    def _step(self, entry: Entry, epoch: int, probed: bool) -> None:
+        """A base epoch, or the probe after it, or with epoch 0 the whole trial, has ended."""
         if not epoch:
             metrics = self._world.streamed(entry.params, self._seed(entry))
             self._end(entry, {"state": "complete", "metrics": metrics})
             return
         curve = self._world.base_topk(entry.params, self._seed(entry))
         spent, seconds = self._spent[entry.number], self._world.epoch_seconds(entry.params)
-        spent["base"] += seconds
-        self._trained[self._base(entry)] = epoch
-        report = {"phase": "base", "epoch": epoch, "base_topk": curve[epoch - 1]}
         rung = self._rungs(entry, len(curve)).get(epoch)
+        if not probed:
+            spent["base"] += seconds
+            self._trained[self._base(entry)] = epoch
+        if rung is not None and not probed:
+            self._after(self._world.probe_seconds(entry.params), entry.number, epoch, probed=True)
+            return
+        report = {"phase": "base", "epoch": epoch, "base_topk": curve[epoch - 1]}
         if rung is not None:
             probe = self._world.probe(entry.params, self._seed(entry), epoch)
             report |= {"rung": rung, **{f"probe_{name}": value for name, value in probe.items()}}
@@ -180,9 +191,7 @@ class _Run:
             self._suggester.base_stands(entry)
             self._stream(entry)
         else:
-            # A probe delays the next epoch.
-            delay = 0.0 if rung is None else self._world.probe_seconds(entry.params)
-            self._after(delay + seconds, entry.number, epoch + 1)
+            self._after(seconds, entry.number, epoch + 1)
 
     def _stream(self, entry: Entry) -> None:
         self._spent[entry.number]["streaming"] = seconds = self._world.streaming_seconds(entry.params)
@@ -193,20 +202,31 @@ class _Run:
         result |= {"stage_seconds": spent, "history": self._history.pop(entry.number)}
         if self._base(entry) in self._standing:
             result["base_key"] = self._base(entry)
+        self._used += sum(spent.values())
         self._ledger.finish(entry.number, result)
         self._suggester.ended(self._ledger.entry(entry.number))
         self._ended.append((self._busy, entry.number))
         self._live -= 1
-        target = self._recipe.search.budget.target
-        if target is not None and self._suggester.best() >= target:
+
+    def _keep_to_budget(self) -> None:
+        budget, hour = self._recipe.search.budget, 3600
+        if (
+            (budget.target is not None and self._suggester.best() >= budget.target)
+            or (budget.hours is not None and self._now >= hour * budget.hours)
+            or (budget.device_hours is not None and self._used >= hour * budget.device_hours)
+        ):
             self._suggester.close()
 
-    def _after(self, seconds: float, number: int, epoch: int) -> None:
-        heapq.heappush(self._events, (self._now + seconds, next(self._order), number, epoch))
+    def _after(self, seconds: float, number: int, epoch: int, probed: bool = False) -> None:
+        heapq.heappush(self._events, (self._now + seconds, next(self._order), number, epoch, probed))
 
     def _rungs(self, entry: Entry, epochs: int) -> dict[int, int]:
         pruning = self._recipe.search.pruning
-        return {} if pruning is None else rungs_of(pruning, epochs, 1.0)
+        if pruning is None or not pruning.rungs:
+            return {}
+        # Seconds stand for FLOPs.
+        reference = self._world.epoch_seconds(self._space.defaults()) if pruning.equal_cost else 0.0
+        return rungs_of(pruning, epochs, self._world.epoch_seconds(entry.params) / reference if reference else 1.0)
 
     def _base(self, entry: Entry) -> str:
         return base_of(self._space, entry.params, entry.seed)

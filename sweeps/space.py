@@ -1,6 +1,6 @@
 """The search space: dotted paths into the trial config, each with the values that it may take."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,9 +59,11 @@ class Space:
                 kept[path] = params[path]
         return kept
 
-    def is_finite(self) -> bool:
-        """Whether there are only so many configurations."""
-        return not any(isinstance(d, FloatDistribution) for d in self.distributions.values())
+    def is_finite(self, without: Container[str] = ()) -> bool:
+        """Whether there are only so many configurations; `without` some paths, that have been given a value."""
+        return not any(
+            isinstance(d, FloatDistribution) for path, d in self.distributions.items() if path not in without
+        )
 
     def cells(self, begun: Params | None = None) -> Iterator[Params]:
         """All configurations of a finite space; those with the same base follow each other."""

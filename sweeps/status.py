@@ -31,7 +31,8 @@ def sweep_status(sweep: Sweep) -> Status:
     ending = sweep.ending()
     finished = is_finished(recipe, entries, ending)
     stopped = "paused" if str(ending).startswith("paused") else "interrupted"
-    reused = [trial for trial in trials if trial["base_reused"]]
+    run = [trial for trial in trials if trial["answers"] is None]
+    reused = [trial for trial in run if trial["base_reused"]]
     ranking = configurations(trials)
     return {
         "name": sweep.name,
@@ -47,7 +48,7 @@ def sweep_status(sweep: Sweep) -> Status:
         },
         "planned_trials": recipe.search.trials,
         "bases": {
-            "trained": sum(trial["base_reused"] is False for trial in trials),
+            "trained": sum(trial["base_reused"] is False for trial in run),
             "reused": len(reused),
             "seconds_saved": sum(trial["seconds_saved"] for trial in reused),
         },

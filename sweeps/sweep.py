@@ -95,8 +95,10 @@ class Sweep:
 
     def extend(self, trials: int) -> None:
         """Plan further trials, more than there are or were planned."""
-        write_atomically(self.folder / "recipe.yaml", dump_recipe(self.extended(trials)).encode())
+        # Between the two writes it is what it was: finished.
+        extended = self.extended(trials)
         self.set_ending(None)
+        write_atomically(self.folder / "recipe.yaml", dump_recipe(extended).encode())
         self.pass_on()
 
     def attempts(self, number: int) -> list[dict[str, Any]]:
@@ -106,16 +108,29 @@ class Sweep:
 
     def set_attempt_aside(self, number: int, next_resources: dict[str, float]) -> None:
         """Make room for a further attempt of trial `number`, and write down what it shall have of a machine."""
-        folder, shared = self.trial_folder(number), Shared(self.home)
-        aside = folder / f"attempt-{len(self.attempts(number)) + 1}.json"
+        aside = self.trial_folder(number) / f"attempt-{len(self.attempts(number)) + 1}.json"
         result = (self.result(number) or {}) | {"next_resources": next_resources}
         write_atomically(aside, json.dumps(result).encode())
-        (folder / "result.json").unlink()
-        # The next attempt's time is its own.
-        (folder / "progress.json").unlink(missing_ok=True)
-        shared.pass_on(aside)
-        for name in ("result.json", "progress.json"):
-            shared.remove(folder / name)
+        Shared(self.home).pass_on(aside)
+        self._clear_attempt(number)
+
+    def whole_result(self, number: int) -> dict[str, Any] | None:
+        """What trial `number` left, with its attempts before; None if it has not ended, or is to be tried again."""
+        result, attempts = self.result(number), self.attempts(number)
+        if result is None:
+            return None
+        if attempts and result == {key: value for key, value in attempts[-1].items() if key != "next_resources"}:
+            # Whoever set it aside was killed before it was gone.
+            self._clear_attempt(number)
+            return None
+        return result | ({"attempts": attempts} if attempts else {})
+
+    def _clear_attempt(self, number: int) -> None:
+        """Remove what an attempt left that was set aside: the next one's time is its own."""
+        for name in ("progress.json", "result.json"):
+            path = self.trial_folder(number) / name
+            path.unlink(missing_ok=True)
+            Shared(self.home).remove(path)
 
     def ending(self) -> str | None:
         """Why the last session ended: `ended…` for good, `paused…` or `interrupted`; None: it runs, or was killed."""
@@ -194,8 +209,18 @@ def refuse_name(home: Path, name: str) -> None:
         raise InputError(f"--name {name}: a sweep of this name exists in {home / 'sweeps'}; resume or delete it")
 
 
-def create_sweep(home: Path, name: str | None, recipe_name: str, recipe: Recipe, data_fingerprint: str) -> Sweep:
+def create_sweep(
+    home: Path,
+    name: str | None,
+    recipe_name: str,
+    recipe: Recipe,
+    data_fingerprint: str,
+    warm_start: str | None = None,
+) -> Sweep:
     """Make a new sweep's folder, whole or not at all. Without `name` it is the recipe's, with a number if taken.
+
+    Args:
+        warm_start: the sweep whose trials it takes over.
 
     Raises:
         InputError: a sweep `name` exists.
@@ -209,6 +234,7 @@ def create_sweep(home: Path, name: str | None, recipe_name: str, recipe: Recipe,
         "data_fingerprint": data_fingerprint,
         "versions": versions(),
     }
+    about |= {} if warm_start is None else {"warm_start": warm_start}
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     (folder / "sweep.json").write_text(json.dumps(about, indent=2) + "\n")
     number, shared = 1, Shared(home)

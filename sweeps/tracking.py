@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -170,27 +170,33 @@ class SweepTracking:
             tags = self._tags("parent")
             run = client.create_run(self._experiment, run_name=self._name, tags=tags)
             self._parent = run.info.run_id
-            client.log_batch(self._parent, params=[Param(key, str(value)) for key, value in self._params.items()])
         else:
-            self._parent = found.info.run_id
+            run, self._parent = found, found.info.run_id
             if reopen:
                 client.update_run(self._parent, status="RUNNING")
         self._client = client
+        self._log_params(run, self._params)
 
     def _begin_trial(self, entry: Entry) -> str:
         client = self._connected()
+        params = entry.params | ({} if entry.seed is None else {"seed": entry.seed})
         found = self._runs.get(str(entry.number))
         if found is not None:
             client.update_run(found.info.run_id, status="RUNNING")
+            self._log_params(found, params)
             return str(found.info.run_id)
         self._logged[entry.number] = set()
         tags = self._tags(str(entry.number)) | {"mlflow.parentRunId": self._parent}
         tags["enqueued"] = str(entry.enqueued is not None).lower()
         run = client.create_run(self._experiment, run_name=f"{self._name}-{entry.number:04d}", tags=tags)
         self._runs[str(entry.number)] = run
-        params = entry.params | ({} if entry.seed is None else {"seed": entry.seed})
-        client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        self._log_params(run, params)
         return str(run.info.run_id)
+
+    def _log_params(self, run: Run, params: Mapping[str, Any]) -> None:
+        """Log a run's parameters, if whoever opened it has not come to that."""
+        if not run.data.params:
+            self._connected().log_batch(run.info.run_id, params=[Param(key, str(v)) for key, v in params.items()])
 
     def _log_epochs(
         self, entry: Entry, reports: list[dict[str, Any]], last: Sequence[Metric] = (), tags: Sequence[RunTag] = ()

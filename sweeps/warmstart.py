@@ -1,26 +1,47 @@
-"""What an earlier sweep has found, taken over by a new one."""
+"""What an earlier sweep has found, taken over by a new one, whole, however often that is interrupted."""
 
+import json
 from collections import defaultdict
 from typing import Any
 
 from senet.config import TrialConfig
 from senet.errors import InputError
-from sweeps.ledger import Entry, Ledger, answered, entries_of, open_ledger
+from senet.files import write_atomically
+from sweeps.ledger import answered, entries_of, open_ledger
+from sweeps.shared import Shared
 from sweeps.space import Params, Space, complete, value_at
-from sweeps.sweep import Sweep
+from sweeps.sweep import Sweep, find_sweep
+
+_DONE = "warm-start.json"
 
 
-def take_over(sweep: Sweep, other: Sweep) -> str:
-    """Write the complete trials of `other` that `sweep` could have run itself into its ledger, as answered.
+def take_over(sweep: Sweep) -> str:
+    """Write the complete trials of the sweep that `sweep` begins from, if there is one, into its ledger, as answered:
+    those that it could have run itself. What is there already is not written again.
 
     A trial fits if the new space with some parameters gives the same config on the same data, objective included.
 
     Returns:
-        What was taken and what was left out, with the reasons, in a line.
+        What was taken and what was left out, with the reasons, in a line; nothing where all was done before.
+
+    Raises:
+        InputError: the other sweep is gone.
     """
+    name, done = sweep.about().get("warm_start"), sweep.folder / _DONE
+    if name is None or Shared(sweep.home).fetch(done):
+        return ""
+    with sweep.driving():
+        told = _taken(sweep, find_sweep(sweep.home, name))
+        write_atomically(done, json.dumps({"told": told}).encode())
+        sweep.pass_on()
+    return told
+
+
+def _taken(sweep: Sweep, other: Sweep) -> str:
     space, other_space = (s.recipe().parsed_space("recipe") for s in (sweep, other))
     same_data = sweep.about()["data_fingerprint"] == other.about()["data_fingerprint"]
     ledger = open_ledger(sweep, create=True)
+    there = {entry.answers: entry for entry in ledger.entries()}
     taken = 0
     left_out: dict[str, list[int]] = defaultdict(list)
     for entry in entries_of(other):
@@ -30,7 +51,9 @@ def take_over(sweep: Sweep, other: Sweep) -> str:
             if not same_data:
                 raise InputError("it was trained on other data")
             params = _fitted(space, other_space.config(entry.params, seed=entry.seed))
-            _add(ledger, space, params, entry, other.name)
+            answers = f"{other.name}/{entry.number}"
+            opened = there.get(answers) or ledger.open(params, space, seed=entry.seed, answers=answers)
+            ledger.finish(opened.number, answered(entry))
             taken += 1
         except InputError as error:
             left_out[str(error)].append(entry.number)
@@ -50,8 +73,3 @@ def _fitted(space: Space, config: TrialConfig) -> Params:
         if key != "data" and found[key] != value:
             raise InputError(f"`{key}` is {value} there, and {found[key]} here")
     return params
-
-
-def _add(ledger: Ledger, space: Space, params: Params, entry: Entry, name: str) -> None:
-    opened = ledger.open(params, space, seed=entry.seed, answers=f"{name}/{entry.number}")
-    ledger.finish(opened.number, answered(entry))

@@ -169,6 +169,13 @@ def check_fits(config: TrialConfig, data: Description, source: str) -> None:
             f"{source}: data set `{data.name}` has no streaming pictures, which `protocol: {config.protocol}` needs; "
             f"import it with --stream, or train with `protocol: single_label`"
         )
+    for which, parts in data.counts.items():
+        training = parts.get("train", 0)
+        if training < 2 and (which == "base" or config.protocol != "single_label"):
+            raise InputError(
+                f"{source}: data set `{data.name}` has {training} {which} pictures to train on, but a step needs 2 or "
+                f"more; import others"
+            )
     least = max(1, data.labels)
     if not least <= k < classes:
         raise InputError(

@@ -40,7 +40,7 @@ from senet.errors import InputError
 MIN_SIZE, MAX_SIZE = 16, 1024
 
 # Raised when the same request would give another data set: what was begun before is then not taken up.
-_ALGORITHM = 1
+_ALGORITHM = 2
 _CHUNK_FILES, _CHUNK_BYTES = 64, 16 * 2**20
 _AHEAD_BYTES = 64 * 2**20
 _SHOWN = 8
@@ -181,7 +181,7 @@ def _made(workspace: Workspace, request: Request) -> ImportReport:
         check_listings(request.base, request.streaming, least_pictures(request.split))
     chunks = chain.from_iterable(image_chunks(folder / f"{which}.images.npy") for which in request.sets())
     duplicates = find_duplicates(digests, chunks)
-    return _finish(DatasetWriter(folder), request, duplicates)
+    return _finish(DatasetWriter(folder), request, duplicates, digests)
 
 
 def _decode_all(journal: Journal, images: Path, listing: Listing, request: Request) -> None:
@@ -244,9 +244,9 @@ def _sort_out(listing: Listing, outcomes: list[Outcome]) -> list[str]:
     return [outcome.digest for _, outcome in pairs if outcome.kept]
 
 
-def _finish(writer: DatasetWriter, request: Request, duplicates: Duplicates) -> ImportReport:
+def _finish(writer: DatasetWriter, request: Request, duplicates: Duplicates, digests: list[str]) -> ImportReport:
     """Labels, splits, texts and the manifest."""
-    splits = _split(request, duplicates)
+    splits = _split(request, duplicates, digests)
     for which, listing in request.sets().items():
         hot = {group: [name in group for name in request.classes] for group in listing.groups}
         labels = np.array([hot[file.labels] for file in listing.files], np.bool_).reshape(-1, len(request.classes))
@@ -274,14 +274,14 @@ def _finish(writer: DatasetWriter, request: Request, duplicates: Duplicates) -> 
     return report
 
 
-def _split(request: Request, duplicates: Duplicates) -> dict[SetName, npt.NDArray[np.uint8]]:
+def _split(request: Request, duplicates: Duplicates, digests: list[str]) -> dict[SetName, npt.NDArray[np.uint8]]:
     sets = request.sets()
     strata = {which: ["+".join(file.labels) for file in listing.files] for which, listing in sets.items()}
     test = None
     if request.split == "official":
         given = [file.name in request.test for file in request.base.files]
         test = np.array(given + [False] * len(request.streaming.files))
-    return split_pictures(request.split, strata, duplicates.groups, request.seed, test)
+    return split_pictures(request.split, strata, duplicates.groups, digests, request.seed, test)
 
 
 def _manifest_source(request: Request, report: ImportReport) -> dict[str, Any]:

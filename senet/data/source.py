@@ -112,8 +112,10 @@ def make_source(
 def _fits(size: int, device: torch.device) -> bool:
     if device.type != "cuda":
         return True
-    free, _ = torch.cuda.mem_get_info(device)
-    return size < free // 2
+    free, total = torch.cuda.mem_get_info(device)
+    # A process may be held to a share of the memory.
+    own = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_allocated(device)
+    return size < min(free, own) // 2
 
 
 def _as_tensor(pixels: Pixels) -> Tensor:

@@ -5,6 +5,7 @@ thesis     80 % train; the other 20 % are validation and test at once
 official   test is given; of the other base pictures 80 % train, 20 % validate
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -36,6 +37,7 @@ def split_pictures(
     name: SplitName,
     strata: Mapping[SetName, Sequence[str]],
     groups: npt.NDArray[np.int64],
+    digests: Sequence[str],
     seed: int,
     test: npt.NDArray[np.bool_] | None = None,
 ) -> dict[SetName, npt.NDArray[np.uint8]]:
@@ -44,7 +46,9 @@ def split_pictures(
     Args:
         strata: by set, the class or combination of each picture.
         groups: (N,) of the base pictures, then the streaming ones: those of one number are duplicates of each other.
-        seed: of the shuffling.
+        digests: (N,) of the pictures' files. They decide the order, so that the same picture is in the same part of
+            another data set too, wherever their strata are alike.
+        seed: of that order.
         test: (N,) whether the `official` split says that a picture tests. Base pictures that it keeps for training,
             but that duplicate one of these, are in no part; streaming ones test as well.
 
@@ -62,15 +66,16 @@ def split_pictures(
         tied = np.isin(groups, groups[test])
         split[test | (tied & (np.arange(len(names)) >= len(strata["base"])))] = _TEST
         free = ~tied
-    split[free] = _stratified(np.array(names)[free], shares, groups[free], np.random.default_rng(seed))
+    keys = np.array([hashlib.sha256(f"{seed} {digest}".encode()).hexdigest() for digest in digests], np.str_)
+    split[free] = _stratified(np.array(names)[free], shares, groups[free], keys[free])
     base = len(strata["base"])
     return {"base": split[:base], "streaming": split[base:]}
 
 
 def _stratified(
-    names: npt.NDArray[np.str_], shares: dict[str, Shares], groups: npt.NDArray[np.int64], rng: np.random.Generator
+    names: npt.NDArray[np.str_], shares: dict[str, Shares], groups: npt.NDArray[np.int64], keys: npt.NDArray[np.str_]
 ) -> npt.NDArray[np.uint8]:
-    """(N,) parts, given the stratum and the group of each picture."""
+    """(N,) parts, given the stratum and the group of each picture, and the keys by which they are ordered."""
     distinct, stratum = np.unique(names, return_inverse=True)
     wanted = np.array([shares[name] for name in distinct]).reshape(-1, len(PARTS)) > 0
     left = np.array([_quota(int(n), shares[name]) for name, n in zip(distinct, np.bincount(stratum), strict=True)])
@@ -81,8 +86,8 @@ def _stratified(
     # Duplicates first, the largest groups first: where they overfill a part, single pictures make up for it.
     order = np.argsort(group, kind="stable")
     members = np.split(order, np.cumsum(sizes)[:-1]) if len(sizes) else []
-    several = [members[i] for i in rng.permutation(len(sizes)) if sizes[i] > 1]
-    for pictures in sorted(several, key=len, reverse=True):
+    several = [pictures for pictures in members if len(pictures) > 1]
+    for pictures in sorted(several, key=lambda pictures: (-len(pictures), min(keys[pictures]))):
         counts = np.bincount(stratum[pictures], minlength=len(distinct))
         part = _best_part(counts, left, wanted)
         split[pictures] = part
@@ -90,7 +95,8 @@ def _stratified(
 
     single = sizes[group] == 1
     for i in range(len(distinct)):
-        pictures = rng.permutation(np.flatnonzero(single & (stratum == i)))
+        pictures = np.flatnonzero(single & (stratum == i))
+        pictures = pictures[np.argsort(keys[pictures], kind="stable")]
         split[pictures] = _filled(left[i], len(pictures))
         if len(np.unique(split[stratum == i])) < wanted[i].sum():
             raise InputError(

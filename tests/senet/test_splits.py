@@ -15,12 +15,13 @@ from senet.errors import InputError
 
 def split_of(
     base: list[str], streaming: list[str], groups: list[int] | None = None, name: SplitName = "default", seed: int = 0,
-    test: list[bool] | None = None,
+    test: list[bool] | None = None, digests: list[str] | None = None,
 ) -> npt.NDArray[np.uint8]:  # fmt: skip
     """Parts of the base pictures, then the streaming ones."""
     together = np.arange(len(base) + len(streaming)) if groups is None else np.array(groups)
     given_test = None if test is None else np.array(test)
-    found = split_pictures(name, {"base": base, "streaming": streaming}, together, seed, given_test)
+    digests = [f"{i} {stratum}" for i, stratum in enumerate(base + streaming)] if digests is None else digests
+    found = split_pictures(name, {"base": base, "streaming": streaming}, together, digests, seed, given_test)
     return np.concatenate([found["base"], found["streaming"]])
 
 
@@ -84,3 +85,13 @@ def test_the_official_split_keeps_the_test_list_and_no_duplicate_of_it_trains() 
     assert set(split[30:40]) == {PARTS.index("test")}
     assert (split[0], split[45]) == (UNUSED, PARTS.index("test"))
     assert np.bincount(split[1:30], minlength=3).tolist() == [23, 6, 0]
+
+
+def test_a_picture_is_in_the_same_part_of_another_data_set() -> None:
+    # A model is streamed a data set that has some of its classes again: what it was trained on stays training data.
+    classes = ["a", "b", "c", "d"]
+    base = [name for name in classes for _ in range(10)]
+    digests = [f"picture {i}" for i in range(43)]
+    whole = split_of(base, ["a+b"] * 3, digests=digests)
+    some = split_of(base[20:], ["c+d"] * 4, digests=[*digests[20:40], "w", "x", "y", "z"])
+    np.testing.assert_array_equal(whole[20:40], some[:20])

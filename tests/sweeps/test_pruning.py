@@ -129,3 +129,12 @@ def test_rungs_of_networks_of_other_cost() -> None:
     assert rungs_of(config, 12, 2.0) == {1: 2, 2: 4, 4: 8}
     assert rungs_of(config, 12, 0.5) == {4: 2, 8: 4}
     assert rungs_of(config, 12, 8.0) == {1: 8}, "an epoch is one rung, the last one"
+
+
+def test_what_was_passed_before_the_driver_died_is_not_judged_again() -> None:
+    history = {"history": [report(2, 0.5, 0.9)], "base_reused": False}
+    others = [Entry(i, "complete", {}, None, None, history) for i in range(1, 4)]
+    config = PruningConfig(rungs=(2,), reduction_factor=2)
+    assert Pruner(config, others, own_base, passed={"0": 2}).judge(entry(0), report(2, 0.5, 0.1)) is None
+    # At the last epoch that it has said the verdict may be missing.
+    assert Pruner(config, others, own_base, passed={"0": 1}).judge(entry(0), report(2, 0.5, 0.1)) is not None

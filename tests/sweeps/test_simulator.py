@@ -189,3 +189,114 @@ def test_a_sampler_that_has_settled_is_sent_elsewhere() -> None:
     run = simulate(found, Peak(), slots=2)
     assert [entry.state for entry in run.entries] == ["complete"] * 60, "none is answered while others are left"
     assert len({entry.params["model.width"] for entry in run.entries}) >= 60 / (1.5 * 3)
+
+
+def tried(run: Simulation, path: str) -> set[Any]:
+    return {entry.params.get(path) for entry in run.entries if entry.answers is None}
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_sampler_that_repeats_itself_does_not_stop_the_search(slots: int) -> None:
+    class Rising(Hill):
+        def streamed(self, params: Params, seed: int) -> dict[str, float]:
+            joint = float(params["streaming.learning_rate"]) * 50
+            return {"joint": joint, "original_topk": joint, "streaming_topk": joint}
+
+    space = {"streaming.learning_rate": {"float": [0.001, 0.01]}}
+    run = simulate(recipe(space, trials=20, sampler="gp"), Rising(), slots=slots)
+    assert [entry.state for entry in run.entries] == ["complete"] * 20
+
+
+def test_a_space_whose_configurations_only_seem_to_differ_is_covered() -> None:
+    # A ResNet has no reduction: four configurations, however many reductions there are.
+    space = {
+        "model.name": {"choice": ["resnet18", "resnet34"]},
+        "model.reduction": {"float": [2, 32]},
+        "streaming.epochs": {"int": [1, 2]},
+    }
+    run = simulate(recipe(space, trials=30), Flat(), slots=2)
+    states = [entry.state for entry in run.entries]
+    assert states.count("complete") == 4
+    assert len(states) - 4 == states.count("answered") <= 5
+    again = simulate(recipe(space, trials=12, repeats="seed"), Flat(), slots=2)
+    assert [entry.state for entry in again.entries] == ["complete"] * 12
+    first = [entry.params for entry in again.entries if not entry.seed]
+    assert all(entry.params in first for entry in again.entries), "one row each"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_bases_without_streaming_settings_are_not_answered_again_and_again(sampler: str) -> None:
+    run = simulate(recipe({"base.learning_rate": {"log": [0.01, 1]}}, trials=8, sampler=sampler), Flat(), slots=1)
+    assert [entry.state for entry in run.entries] == ["complete"] * 8
+    space = {"base.learning_rate": {"log": [0.01, 1]}, "streaming.freeze_batchnorm": {"choice": [False, True]}}
+    run = simulate(recipe(space, trials=8, sampler=sampler), Flat(), slots=1)
+    assert [entry.state for entry in run.entries] == ["complete"] * 8
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_further_seeds_do_not_take_all_trials(slots: int) -> None:
+    run = simulate(recipe({"model.width": {"int": [1, 64]}}, trials=30, repeats="seed"), Flat(), slots=slots)
+    assert len(tried(run, "model.width")) >= 15
+    bases = [base_of(recipe().parsed_space("r"), entry.params, entry.seed) for entry in run.entries]
+    assert spent(run, "base") == 6.0 * len(set(bases)), "no base is trained twice"
+
+
+def test_all_given_configurations_are_run_with_all_seeds_before_a_finite_space_ends() -> None:
+    space = {"model.width": {"choice": [8, 16]}}
+    given = [{"model.width": 8}, {"model.width": 16}]
+    for slots in (1, 4):
+        found = recipe(space, trials=9, replicates=2, sampler="grid").model_copy(update={"enqueue": given})
+        run = simulate(found, Flat(), slots=slots)
+        assert sorted((entry.params["model.width"], entry.seed) for entry in run.entries) == [
+            (8, 0), (8, 1), (16, 0), (16, 1)
+        ]  # fmt: skip
+
+
+PRUNED = {"rungs": [2], "reduction_factor": 2}
+
+
+def test_a_probe_takes_its_time_also_where_it_is_the_last() -> None:
+    run = simulate(recipe(trials=30, pruning=PRUNED), Hill(), slots=2)
+    assert any(entry.state == "pruned" for entry in run.entries)
+    booked = sum(spent(run, stage) for stage in ("base", "probe", "streaming"))
+    assert run.busy_seconds == pytest.approx(booked)
+
+
+def test_further_seeds_are_never_given_up() -> None:
+    class Noisy(Hill):
+        def streamed(self, params: Params, seed: int) -> dict[str, float]:
+            joint = 0.5 - 0.01 * seed
+            return {"joint": joint, "original_topk": joint, "streaming_topk": joint}
+
+    space = {"model.width": {"int": [8, 12]}}
+    run = simulate(recipe(space, trials=30, repeats="seed", pruning=PRUNED), Noisy(), slots=2)
+    further = [entry for entry in run.entries if entry.seed]
+    assert further
+    assert {entry.state for entry in further} == {"complete"}
+
+
+def test_networks_of_unlike_cost_are_probed_at_equal_cost() -> None:
+    class Dear(Flat):
+        def epoch_seconds(self, params: Params) -> float:
+            return 2.0 if params["model.width"] == 64 else 1.0
+
+    space = {"model.width": {"choice": [8, 64]}}
+    config = {"base": {"epochs": 6}, "model": {"width": 8}}
+    for equal, epochs in ((True, {8: 4, 64: 2}), (False, {8: 4, 64: 4})):
+        pruning = {"rungs": [4], "reduction_factor": 2, "equal_cost": equal}
+        changes = {"search": {"trials": 2, "pruning": pruning}, "config": config}
+        found = validate_recipe(merged(RECIPE, changes) | {"space": space}, "r")
+        run = simulate(found, Dear(), slots=2)
+        probed = {
+            entry.params["model.width"]: report["epoch"]
+            for entry in run.entries
+            for report in entry.result["history"]
+            if "rung" in report
+        }
+        assert probed == epochs
+
+
+@pytest.mark.parametrize("budget", [{"hours": 30 / 3600}, {"device_hours": 60 / 3600}])
+def test_a_budget_ends_a_simulated_search(budget: dict[str, float]) -> None:
+    run = simulate(recipe(trials=500, budget=budget), Hill(), slots=2)
+    assert 5 <= len(run.entries) < 60
