@@ -212,7 +212,7 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
         view: View = LiveView(console, sweep.name, tally) if console.is_terminal else PlainView(console, tally)
         driver = None
         try:
-            _reconcile(sweep, ledger, tracking)
+            reconcile(sweep, ledger, tracking)
             data = describe_dataset(sweep.home, recipe.data)
             gpus = ray.cluster_resources().get("GPU", 0.0)
             driver = Driver(sweep, ledger, tracking, view, data, concurrency, _largest_machine(), gpus)
@@ -292,7 +292,7 @@ def _fit(sweep: Sweep, recipe: Recipe, driver: Driver) -> None:
     tuner.fit()
 
 
-def _reconcile(sweep: Sweep, ledger: Ledger, tracking: SweepTracking) -> None:
+def reconcile(sweep: Sweep, ledger: Ledger, tracking: SweepTracking) -> None:
     """Close trials whose result was written but not told when an earlier session died.
 
     One that ran out of memory is the driver's: it may be tried again.

@@ -86,7 +86,10 @@ def test_a_stopped_training_goes_on(config: Path, home: Path, monkeypatch: pytes
         patch.setattr(senet.training, "print_epoch", stop)
         assert main(["train", str(config), "--name", "resumed"]) == 1
     assert not (home / "models" / "resumed").exists()
+    # What is left of a file that was being written when the process was killed.
+    (home / "models" / ".resumed.progress" / ".base.pt-1").write_text("half")
     assert main(["train", str(config), "--name", "resumed"]) == 0
+    assert [path.name for path in (home / "models").glob(".*")] == [], "no progress is left"
     whole, resumed = (load_model(home / "models" / name) for name in ("whole", "resumed"))
     assert whole.metrics == resumed.metrics
 
@@ -120,6 +123,14 @@ def test_wrong_input_is_one_line(config: Path, home: Path, tmp_path: Path, capsy
     assert f"{missing}: no model folder" in line_of(capsys, "stream", missing, "tiny")
     assert "exists" in line_of(capsys, "data", "breeds", "tiny", *DRAW)
     assert "`breeds` must be 2 to 200, but got 1" in line_of(capsys, "data", "breeds", "x", "--breeds", "1")
+    for command in (["import", "s3://b/x", "--base", missing, "--stream", missing], ["breeds", "s3://b/x"]):
+        assert "the data set's name `s3://b/x` must be" in line_of(capsys, "data", *command)
+    laughs = tmp_path / "laughs.yaml"
+    rows = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    laughs.write_text("\n".join(["provenance:", "  a0: &a0 [x]", *(f"  {row}" for row in rows)]))
+    assert "it holds more than 1,000,000 values" in line_of(capsys, "train", str(laughs))
+    laughs.write_text("provenance: &a {x: *a}")
+    assert "it holds more than 1,000,000 values" in line_of(capsys, "train", str(laughs))
     assert missing in line_of(capsys, "data", "import", "x", "--base", missing, "--stream", missing)
     assert "invalid choice: 'nothing'" in line_of(capsys, "nothing")
     assert sorted(str(path) for path in home.rglob("*")) == before
@@ -132,6 +143,13 @@ def test_wrong_input_to_a_model(config: Path, home: Path, tmp_path: Path, capsys
     text.write_text("no image")
     assert f"{text}: cannot be read as an image" in line_of(capsys, "predict", str(folder), str(text))
     assert "exists already" in line_of(capsys, "train", str(config))
+    assert "--seed: `seed`: should be less than 2147483648" in line_of(
+        capsys, "train", str(config), "--name", "s", "--seed", "3000000000"
+    )
+    strange = tmp_path / "caf\udce9.png"
+    Image.new("RGB", (24, 24)).save(strange)
+    assert main(["predict", str(folder), str(strange)]) == 0
+    assert capsys.readouterr().out.encode("utf-8").startswith(str(tmp_path).encode() + b"/caf\\xe9.png: ")
     assert "--top must be 1 or more, but got 0" in line_of(capsys, "predict", str(folder), str(text), "--top", "0")
     message = line_of(capsys, "stream", str(folder), "tiny", "--epochs", "0")
     assert "`streaming.epochs`: must be 1 or more to stream anything, but got 0" in message

@@ -1,5 +1,6 @@
 """Trained models that are streamed again: what they carry along, and what is refused."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,13 +8,16 @@ import pytest
 import torch
 
 from senet.config import StreamingConfig, TrialConfig
-from senet.data.store import Dataset
+from senet.data.breeds import prepare_breeds
+from senet.data.catalogue import check_fits, description
+from senet.data.store import Dataset, open_dataset
 from senet.device import Runtime
 from senet.errors import InputError
 from senet.final import stream_model, train_final
 from senet.loop import Report
 from senet.modelfolder import Model, load_model, save_model
 from senet.training import print_epoch
+from tests.conftest import TINY
 
 # They train, or wait: together they take longer than a quick gate may.
 pytestmark = pytest.mark.slow
@@ -79,3 +83,22 @@ def test_what_a_model_cannot_do_is_refused(
 def test_a_model_that_was_not_made_to_stream_is_refused(tiny: Dataset, train: Callable[..., Model]) -> None:
     with pytest.raises(InputError, match="protocol `single_label`, which does not stream"):
         stream_model(train(protocol="single_label"), StreamingConfig(), tiny, CPU, ignore)
+
+
+def test_some_of_the_classes_are_enough_to_stream(
+    tiny: Dataset, trial_config: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    model = train_final(trial_config(base={"epochs": 1}, objective={"top_k": 3}), tiny, CPU, ignore, {})
+    prepare_breeds(tmp_path / "few", dataclasses.replace(TINY, breeds=3, mixes=1))
+    few = open_dataset(tmp_path / "few")
+    assert set(few.classes) < set(tiny.classes)
+    streamed = stream_model(model, model.config.streaming, few, CPU, ignore)
+    assert streamed.classes == tiny.classes
+
+
+def test_a_single_picture_is_no_stream(tiny: Dataset, trial_config: Callable[..., TrialConfig]) -> None:
+    data = description(tiny)
+    one = dataclasses.replace(data, counts=data.counts | {"streaming": {"train": 1, "validation": 1, "test": 1}})
+    with pytest.raises(InputError, match="c: data set `tiny` has 1 streaming pictures to train on, but a step needs 2"):
+        check_fits(trial_config(), one, "c")
+    check_fits(trial_config(protocol="single_label"), one, "c")

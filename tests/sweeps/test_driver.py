@@ -19,6 +19,7 @@ from sweeps.config import validate_recipe
 from sweeps.driver import Driver
 from sweeps.ledger import Ledger
 from sweeps.progress import PlainView, Tally
+from sweeps.run import reconcile
 from sweeps.sweep import Sweep, create_sweep
 from sweeps.tracking import SweepTracking
 from sweeps.trial import failure
@@ -45,7 +46,7 @@ class Session:
         """Begin a session."""
         recipe = self.sweep.recipe()
         view = PlainView(Console(file=self.said, width=200), Tally(recipe.search.trials, []))
-        tracking = SweepTracking(self.sweep.home, self.sweep.name, self.sweep.about()["id"])
+        self.tracking = tracking = SweepTracking(self.sweep.home, self.sweep.name, self.sweep.about()["id"])
         tracking.begin({})
         largest = {"cpu": 2.0, "gpu": 4.0}
         gpus = 1.0 if recipe.resources.by_size else math.inf
@@ -158,6 +159,39 @@ def test_out_of_memory_is_tried_once_more_with_twice_the_share(session: Callable
     assert again is not None
     assert (again["number"], again["resources"]) == (0, {"cpu": 2, "gpu": 0.5})
     s.end(again, "again", state="failed", error="out of memory: x", stage_seconds={"base": 3.0})
+    (entry,) = s.ledger.entries()
+    assert entry.state == "failed"
+    assert booked([entry])["failed"] == {"base": 5.0}, "both attempts are booked"
+
+
+def test_the_second_try_is_not_lost_with_the_driver(session: Callable[..., Session]) -> None:
+    memory = {"state": "failed", "error": "out of memory: x", "stage_seconds": {"base": 2.0}}
+    s = session(resources={"cpu": 1, "gpu": 0.25})
+    first = s.begin()
+    folder = Path(first["folder"])
+    folder.mkdir(parents=True)
+    # It dies before it hears of the result.
+    (folder / "result.json").write_text(json.dumps({"seconds": 2.0, "history": [], **memory}))
+    s.drive()
+    reconcile(s.sweep, s.ledger, s.tracking)
+    again = s.driver.next_assignment("again")
+    assert again is not None
+    s.driver.ended("again", died=False)
+    assert s.ledger.entries()[0].state == "running", "it is tried again"
+    # It dies when the first attempt is written aside and not gone yet.
+    (folder / "result.json").write_text(json.dumps({"seconds": 2.0, "history": [], **memory}))
+    (folder / "progress.json").write_text("{}")
+    s.drive()
+    reconcile(s.sweep, s.ledger, s.tracking)
+    assert [path.name for path in folder.iterdir()] == ["attempt-1.json"]
+    second = s.driver.next_assignment("second")
+    assert second is not None
+    assert second["resources"] == {"cpu": 2, "gpu": 0.5}
+    # And once more when the second attempt has its result.
+    longer = memory | {"seconds": 3.0, "history": [], "stage_seconds": {"base": 3.0}}
+    (folder / "result.json").write_text(json.dumps(longer))
+    s.drive()
+    reconcile(s.sweep, s.ledger, s.tracking)
     (entry,) = s.ledger.entries()
     assert entry.state == "failed"
     assert booked([entry])["failed"] == {"base": 5.0}, "both attempts are booked"

@@ -245,3 +245,18 @@ def test_the_ui_shows_the_sweep_with_its_nested_trials(tmp_path: Path, browser: 
     finally:
         server.terminate()
         server.communicate(timeout=30)
+
+
+@pytest.mark.slow
+def test_parameters_are_logged_by_who_finds_a_run_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        # The driver dies between a run and its parameters.
+        patch.setattr(MlflowClient, "log_batch", lambda *arguments, **options: None)
+        tracking = SweepTracking(tmp_path, "s", "id1")
+        tracking.begin({"data": "x"})
+        tracking.begin_trial(running(0))
+    later = SweepTracking(tmp_path, "s", "id1")
+    later.begin({"data": "x"})
+    later.begin_trial(running(0))
+    _, (parent, trial) = logged(tmp_path)
+    assert (parent.data.params, trial.data.params) == ({"data": "x"}, {"model.width": "8"})

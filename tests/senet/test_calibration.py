@@ -1,0 +1,40 @@
+"""The fit of scale and bias against the least cross-entropy that a general optimiser finds."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from senet.calibration import fit, log_odds
+
+
+def least(x: Tensor, wanted: Tensor) -> float:
+    """Of scale · x + bias."""
+    numbers = torch.zeros(2, dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([numbers], max_iter=300, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        found = (softplus(numbers[0] * x + numbers[1]) - wanted * (numbers[0] * x + numbers[1])).mean()
+        found.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    optimizer.step(loss)  # type: ignore[arg-type]
+    return float(loss())
+
+
+@pytest.mark.parametrize("classes", [3, 24, 120])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize(("noise", "gap"), [(0.3, 1.0), (1.0, 3.0), (1.0, 0.1), (3.0, 1.0), (0.01, 3.0)])
+def test_it_is_the_best_fit(classes: int, scale: float, noise: float, gap: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, classes, (400,), generator=generator)
+    targets = torch.nn.functional.one_hot(labels, classes).bool()
+    logits = scale * (noise * torch.randn(400, classes, generator=generator) + gap * targets)
+    found = fit(logits, targets)
+    assert found.scale > 0 or gap < noise, "a higher score is no smaller probability"
+    x, truth = log_odds(logits).flatten(), targets.flatten()
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    wanted = torch.where(truth, (positives + 1) / (positives + 2), 1 / (negatives + 2)).double()
+    z = found.scale.double() * x + found.bias.double()
+    assert float((softplus(z) - wanted * z).mean()) <= 1.01 * least(x / x.std(), wanted) + 1e-6
