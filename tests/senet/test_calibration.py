@@ -25,12 +25,12 @@ def least(x: Tensor, wanted: Tensor) -> float:
 
 @pytest.mark.parametrize("classes", [3, 24, 120])
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
-@pytest.mark.parametrize(("noise", "gap"), [(0.3, 1.0), (1.0, 3.0), (1.0, 0.1), (3.0, 1.0), (0.01, 3.0)])
+@pytest.mark.parametrize(("noise", "gap"), [(0.3, 1.0), (1.0, 3.0), (1.0, 0.1)])
 def test_it_is_the_best_fit(classes: int, scale: float, noise: float, gap: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, classes, (400,), generator=generator)
+    labels = torch.randint(0, classes, (300,), generator=generator)
     targets = torch.nn.functional.one_hot(labels, classes).bool()
-    logits = scale * (noise * torch.randn(400, classes, generator=generator) + gap * targets)
+    logits = scale * (noise * torch.randn(300, classes, generator=generator) + gap * targets)
     found = fit(logits, targets)
     assert found.scale > 0 or gap < noise, "a higher score is no smaller probability"
     x, truth = log_odds(logits).flatten(), targets.flatten()

@@ -196,7 +196,10 @@ def test_clocks_and_ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (unsafe,) = checks.tracking(tmp_path, 1)
     assert "sqlite on a mounted share (nfs4)" in unsafe.found
     assert "start a tracking server" in unsafe.advice
-    monkeypatch.undo()
+
+
+@pytest.mark.slow
+def test_a_tracking_database_is_for_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert "3 machines share" in checks.tracking(tmp_path, 3)[0].found
     assert checks.tracking(tmp_path, 1)[0].advice == ""

@@ -195,6 +195,7 @@ def tried(run: Simulation, path: str) -> set[Any]:
     return {entry.params.get(path) for entry in run.entries if entry.answers is None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 4])
 def test_a_sampler_that_repeats_itself_does_not_stop_the_search(slots: int) -> None:
     class Rising(Hill):
