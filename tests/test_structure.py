@@ -4,6 +4,7 @@ import ast
 import resource
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ LIGHT = {"senet.command", "senet.config", "senet.data.catalogue", "senet.data.in
          "senet.errors", "senet.files", "senet.home", "senet.mounts", "senet.yamlfile"}  # fmt: skip
 
 
+@cache
 def imports(file: Path) -> set[str]:
     """Modules that a file imports, wherever in it."""
     found = set()
