@@ -64,7 +64,7 @@ def obtain_dataset(home: Path, name: str) -> Dataset:
             fetch_dataset(name, folder)
     else:
         folder = _prepared(home, name)
-        if not _is_far(folder):
+        if share_of(folder) is None or share_of(cache()) is not None:
             return open_dataset(folder)
 
         from senet.data.remote import own_copy
@@ -77,7 +77,8 @@ def obtain_dataset(home: Path, name: str) -> Dataset:
 
 
 def own_copy_of(home: Path, name: str) -> str | None:
-    """The folder's name, in a machine's cache, of the copy of a data set that it makes for itself; None: it makes none.
+    """The folder's name, in a machine's cache, of the copy of a data set that it makes for itself if the cache is on a
+    disk of its own; None: it makes none.
 
     Raises:
         InputError: there is no such data set.
@@ -85,17 +86,12 @@ def own_copy_of(home: Path, name: str) -> str | None:
     folder = dataset_folder(home, name)
     if is_url(name):
         return folder.name if folder.parent == cache() else None
-    if not _is_far(folder):
+    if share_of(folder) is None:
         return None
 
     from senet.data.remote import copy_name
 
     return copy_name(_prepared(home, name))
-
-
-def _is_far(folder: Path) -> bool:
-    """Whether a folder is on a mounted share, and this machine's cache is not."""
-    return share_of(folder) is not None and share_of(cache()) is None
 
 
 def _prepared(home: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ import yaml
 
 from senet.cli import main
 from senet.data.breeds import prepare_breeds
-from senet.data.catalogue import dataset_folder, describe_dataset, obtain_dataset
+from senet.data.catalogue import dataset_folder, describe_dataset, obtain_dataset, own_copy_of
 from senet.data.remote import fetch_dataset
 from senet.data.store import open_dataset
 from senet.errors import InputError
@@ -83,6 +83,19 @@ def test_each_machine_keeps_its_own_copy_of_what_lies_on_a_share(
     with pytest.raises(InputError, match=r"damaged .*: prepare it again: senet data breeds pets"):
         obtain_dataset(home, "pets")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_no_copy_is_made_where_the_cache_is_on_a_share_itself(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("senet.mounts.mounts", lambda: f"1 1 0:1 / {tmp_path} rw - nfs4 server:/x rw")
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path / "cache"))
+    folder = home / "datasets" / "pets"
+    prepare_breeds(folder, TINY)
+    dataset = obtain_dataset(home, "pets")
+    assert str(getattr(dataset.base.images, "filename", "")) == str(folder / "base.images.npy")
+    assert not (tmp_path / "cache").exists()
+    assert own_copy_of(home, "pets") == f"pets-{dataset.fingerprint}", "the doctor asks every machine for it"
 
 
 def test_a_data_set_is_put_to_an_address_once(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
