@@ -232,11 +232,11 @@ class Driver:
         self._tracking.end_trial(closed)
         self._view.ended(closed)
 
-    def _passed(self, entries: list[Entry]) -> dict[str, int]:
+    def _passed(self, entries: list[Entry]) -> dict[str, float]:
         """The base epochs that bases in the making have passed; at the last one said the verdict may be missing."""
         said = {self._base(e): self._sweep.progress(e.number) or {} for e in entries if e.state == "running"}
         return {
-            base: report["epoch"] - 1 if report["phase"] == "base" else report.get("epochs", 0)
+            base: report["epoch"] - 1 if report["phase"] == "base" else math.inf
             for base, report in said.items()
             if "epoch" in report
         }

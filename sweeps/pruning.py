@@ -43,7 +43,7 @@ class Pruner:
         earlier: list[Entry],
         base_of: Callable[[Entry], str],
         metrics: tuple[str, ...] = ("joint",),
-        passed: Mapping[str, int] | None = None,
+        passed: Mapping[str, float] | None = None,
         first_seed: int | None = None,
     ) -> None:
         """
