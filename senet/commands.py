@@ -198,10 +198,7 @@ def predict(arguments: Namespace) -> int:
             print(json.dumps(described | {"probabilities": prediction.probabilities}, ensure_ascii=False))
             continue
         shown = list(prediction.probabilities.items())[: arguments.top]
-        print(
-            f"{printable(str(prediction.file))}: "
-            + ", ".join(f"{label} {probability:.2f}" for label, probability in shown)
-        )
+        print(f"{file}: " + ", ".join(f"{label} {probability:.2f}" for label, probability in shown))
     return 0
 
 
