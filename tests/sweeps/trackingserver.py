@@ -16,7 +16,7 @@ from tests.sweeps.commands import wait_for
 def tracking_server(database: Path, port: int) -> Iterator[str]:
     """Its address; at the end it is killed."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{database}"]
+    command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", f"{database}.artifacts"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     nowhere = subprocess.DEVNULL
     server = subprocess.Popen(command, env=os.environ | quiet, stdout=nowhere, stderr=nowhere, start_new_session=True)
