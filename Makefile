@@ -3,6 +3,8 @@
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Tests start many processes: each would compile this code anew where an environment forbids to keep the bytecode.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Tests that start no servers and no Ray run side by side; each computes with one thread.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 pytest -n auto
