@@ -62,7 +62,8 @@ def fit(logits: Tensor, targets: Tensor) -> Calibration:
         step_bias = (a * gradient_bias - b * gradient_scale) / determinant
         tried = [(scale, bias), *((scale - part * step_scale, bias - part * step_bias) for part in _PARTS)]
         best = torch.stack([_cross_entropy(s * x + b, wanted) for s, b in tried]).nan_to_num(torch.inf).argmin()
-        scale, bias = (torch.stack(values)[best] for values in zip(*tried, strict=True))
+        # An index of no dimension would be read by the host.
+        scale, bias = (torch.stack(values).index_select(0, best[None])[0] for values in zip(*tried, strict=True))
     return Calibration((scale / spread).float(), bias.float())
 
 

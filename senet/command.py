@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from senet.errors import InputError, NonFiniteError
+from senet.errors import InputError, NonFiniteError, out_of_memory
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,7 +39,7 @@ def run_command(program: str, action: Callable[[], int]) -> int:
         return 1 if error.errno == errno.ENOSPC else 2
     except (RuntimeError, MemoryError) as error:
         # A network that fits no memory was asked for; anything else is a mistake of ours, to be seen whole.
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        if not out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0] or "there is not enough"
         print(f"{program}: out of memory: {reason}", file=sys.stderr)

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+# What a process takes of a GPU besides its tensors, its context and its kernels: a few hundred MiB, which torch neither
+# counts nor limits.
+CONTEXT_BYTES = 600 * 2**20
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -28,25 +32,28 @@ class Runtime:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def hold_to(self, share: float) -> None:
-        """Let this process have no more than a share of its GPU's memory, and measure anew how much it uses.
+        """Let this process have no more than a share of its GPU's memory, its context included, and measure anew how
+        much it uses.
 
         Whoever gives out shares only counts them: they keep nobody from the others' memory. On a CPU nothing is done.
         """
         if self.device.type == "cuda":
             # What an earlier trial in this process has left.
             torch.cuda.empty_cache()
-            torch.cuda.set_per_process_memory_fraction(min(1.0, share), self.device.index)
+            context = CONTEXT_BYTES / torch.cuda.get_device_properties(self.device).total_memory
+            fraction = 1.0 if share >= 1 else max(0.0, share - context)
+            torch.cuda.set_per_process_memory_fraction(fraction, self.device.index)
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak_memory(self) -> dict[str, float] | None:
-        """The most that this process's tensors took of its GPU since `hold_to`: bytes, and as a fraction of all it has.
-
-        None on a CPU.
+        """The most that this process's tensors took of its GPU since `hold_to`: bytes, and together with its context as
+        a fraction of all it has. None on a CPU.
         """
         if self.device.type != "cuda":
             return None
         peak = torch.cuda.max_memory_allocated(self.device)
-        return {"bytes": peak, "fraction": peak / torch.cuda.get_device_properties(self.device).total_memory}
+        total = torch.cuda.get_device_properties(self.device).total_memory
+        return {"bytes": peak, "fraction": min(1.0, (peak + CONTEXT_BYTES) / total)}
 
     def identity(self) -> dict[str, str | int]:
         """What besides the config decides the bits of a result.
@@ -65,6 +72,11 @@ class Runtime:
             "byteorder": sys.byteorder,
             **({"workers": self.workers} if self.workers > 1 else {}),
         }
+
+
+def reproducible() -> AbstractContextManager[None]:
+    """Convolutions that repeat to the bit, and where they are asked for in fp32 are not computed in TF32."""
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False, allow_tf32=False)
 
 
 def make_runtime(device: str, precision: str, rank: int = 0, workers: int = 1) -> Runtime:

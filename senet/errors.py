@@ -12,6 +12,23 @@ class NonFiniteError(Exception):
     """Training left the finite numbers: a failed run, exit code 1."""
 
 
+# What allocators, and the libraries that call them, say of memory that they did not get.
+_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    # Convolutions try one algorithm after the other, and keep to themselves what each has died of.
+    "unable to find an engine",
+)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether there was too little memory, on the host or on a GPU."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OF_MEMORY)
+
+
 def first_problem(error: ValidationError, source: str, value_of: str = "") -> InputError:
     """Turn pydantic's first complaint into one line that names source, key and value.
 

@@ -11,7 +11,7 @@ from senet import calibration, metrics
 from senet.config import TrialConfig
 from senet.data.batches import Batches
 from senet.data.store import Dataset, Split
-from senet.device import Runtime
+from senet.device import Runtime, reproducible
 from senet.losses import loss_of
 from senet.parallel import gathered
 
@@ -96,7 +96,7 @@ def predict(model: nn.Module, batches: Batches, runtime: Runtime) -> Tensor:
     """
     model.eval()
     own = runtime.part(len(batches))
-    with runtime.autocast():
+    with runtime.autocast(), reproducible():
         found = [model(images).float() for images in batches.evaluation(part=own)] if own.start < own.stop else []
     # Where there is no image there are no logits either, but they have their shape.
     logits = torch.cat([torch.zeros((0, batches.labels.shape[1]), device=batches.device), *found])

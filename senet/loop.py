@@ -23,7 +23,7 @@ from senet import metrics
 from senet.checkpoint import State, host_state, load_progress, save_progress
 from senet.config import BaseConfig, StreamingConfig, TrialConfig
 from senet.data.batches import Batches
-from senet.device import Runtime
+from senet.device import Runtime, reproducible
 from senet.errors import NonFiniteError
 from senet.parallel import check_workers, decided, replicated, same_buffers, told, total
 from senet.schedule import learning_rate_at
@@ -106,7 +106,7 @@ class Loop:
         first, last = len(self._task.earlier) + 1, len(self._task.earlier) + self._settings.epochs
         for epoch in range(len(history) + 1, last + 1):
             start = time.perf_counter()
-            with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
+            with reproducible():
                 values = self._finite_epoch(epoch, first, history)
             seconds += time.perf_counter() - start
             report = self._report(epoch, seconds, values)

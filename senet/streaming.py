@@ -17,7 +17,7 @@ from senet.checkpoint import State, restored
 from senet.config import TrialConfig
 from senet.data.batches import Batches
 from senet.data.store import Dataset, ImageSet
-from senet.device import Runtime
+from senet.device import Runtime, reproducible
 from senet.loop import Trained, batchnorms
 from senet.models import head_of
 
@@ -163,7 +163,7 @@ def importance(config: TrialConfig, state: State, dataset: Dataset, images: Imag
     batches = Batches.of_split(dataset, images, "train", runtime.device)
     chunk = max(1, _GRADIENTS // sum(p.numel() for p in weights.values()))
     sums = {name: torch.zeros_like(p) for name, p in weights.items()}
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
+    with reproducible():
         for pixels, labels in zip(batches.evaluation(chunk), torch.split(batches.labels, chunk), strict=True):
             logits = model(pixels).requires_grad_()
             # An image's own gradient: the loss is a mean over images.

@@ -47,9 +47,14 @@ def _prune(inventory: Inventory, arguments: Namespace) -> int:
     if not confirmed(f"delete {_total(chosen)} of {len(found)} in {inventory.place}?", arguments.yes):
         print("nothing deleted")
         return 1
-    for base in chosen:
+    # While the question stood, somebody may have begun to train or use one: that dates it anew.
+    untouched = {(base.key, base.used) for base in inventory.bases() if base.holder is None}
+    removed = [base for base in chosen if (base.key, base.used) in untouched]
+    for base in removed:
         inventory.remove(base.key)
-    print(f"deleted {_total(chosen)}; a trial that needs one trains it anew")
+    if len(removed) < len(chosen):
+        print(f"left alone: {len(chosen) - len(removed)} that were trained, used or removed meanwhile")
+    print(f"deleted {_total(removed)}; a trial that needs one trains it anew")
     return 0
 
 

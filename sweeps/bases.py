@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import load, save
 from senet.config import TrialConfig, fingerprint
 from senet.data.store import Dataset
 from senet.device import Runtime
-from senet.files import write_atomically
+from senet.files import aside, write_atomically
 from senet.loop import OnEpoch, Report, Trained
 from senet.phases import base_fingerprint, base_in_the_making, stream, train_base, with_importance
 from sweeps.inventory import Inventory, quota, weights_path
@@ -197,9 +196,9 @@ class BaseStore:
 
 def _write_first(path: Path, content: bytes) -> bool:
     """Put `content` at `path` whole, unless there is a file; returns whether there was none."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = aside(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
         try:
             os.link(temporary, path)
@@ -212,7 +211,7 @@ def _write_first(path: Path, content: bytes) -> bool:
             os.replace(temporary, path)
         return True
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _clear_up(folder: Path) -> None:

@@ -30,8 +30,9 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     if module != "sweeps.submit" and (getattr(arguments, "address", None) or "").startswith(("http://", "https://")):
         if arguments.command not in _ELSEWHERE:
             raise InputError(
-                f"--address {arguments.address}: sweeps {arguments.command} joins a cluster from within; send one to a "
-                f"cluster elsewhere: sweeps submit RECIPE --address {arguments.address}"
+                f"--address {arguments.address}: sweeps {arguments.command} joins a cluster from within (--address "
+                f"auto on one of its machines); to one elsewhere a sweep can be sent: sweeps submit RECIPE --address "
+                f"{arguments.address}"
             )
         module, action = "sweeps.submit", "forward"
     result: int = getattr(import_module(module), action)(arguments)

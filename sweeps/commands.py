@@ -19,7 +19,7 @@ from sweeps.config import Recipe, load_recipe
 from sweeps.constraints import Constraints
 from sweeps.environment import set_ray_environment
 from sweeps.inventory import quota
-from sweeps.shared import bucket_of
+from sweeps.shared import Shared, bucket_of
 from sweeps.space import Space
 from sweeps.storage import check_bucket, is_server, open_database, tracking_uri
 from sweeps.sweep import Sweep, check_same_data, create_sweep, find_sweep, refuse_name, remove_sweep, sweep_names
@@ -142,8 +142,8 @@ def _print_all(as_json: bool, console: Console) -> int:
     for name in sweep_names(home()):
         try:
             found.append(sweep_status(find_sweep(home(), name)))
-        except InputError as error:
-            damaged.append(f"{name}: damaged: {error}")
+        except (InputError, OSError) as error:
+            damaged.append(f"{name}: cannot be read: {error}")
     if as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -169,7 +169,7 @@ def thesis(arguments: Namespace) -> int:
     recipe, recipe_name, source = thesis_recipe(arguments.data, arguments.settings)
     name = check_name(recipe_name if arguments.name is None else arguments.name, "--name")
     arguments = Namespace(**vars(arguments) | {"name": name})
-    begun = Sweep(home(), name).folder.exists()
+    begun = name in sweep_names(home())
     if begun and find_sweep(home(), name).recipe() != recipe:
         raise InputError(f"--name {name}: a sweep of this name exists with another recipe; choose another --name")
     code = resume(arguments) if begun and not arguments.dry_run else _start(recipe, name, source, arguments)
@@ -184,17 +184,20 @@ def _write_thesis(sweep: Sweep) -> int:
 
     from sweeps.status import sweep_status
     from sweeps.thesis.write import timed_configs, write_thesis
-    from sweeps.timing import time_epochs
+    from sweeps.timing import time_epochs, timed
     from sweeps.tracking import SweepTracking
 
     console, gpu = Console(), bool(sweep.recipe().resources.gpu)
-    if gpu and not torch.cuda.is_available():
+    folder, shared = sweep.folder / "thesis", Shared(sweep.home)
+    shared.fetch_folder(folder)
+    file, configs = folder / "timing.json", timed_configs(sweep)
+    if not gpu or torch.cuda.is_available():
+        dataset = obtain_dataset(home(), sweep.recipe().data)
+        timing = time_epochs(file, configs, dataset, gpu, lambda text: _say(console, text))
+    elif not (timing := timed(file, configs)):
         _say(console, "no GPU here: epochs are not timed; call this again on a machine that has one")
-        timing = {}
-    else:
-        file, dataset = sweep.folder / "thesis" / "timing.json", obtain_dataset(home(), sweep.recipe().data)
-        timing = time_epochs(file, timed_configs(sweep), dataset, gpu, lambda text: _say(console, text))
     files, summary = write_thesis(sweep, sweep_status(sweep), timing)
+    shared.pass_on_folder(folder)
     SweepTracking(sweep.home, sweep.name, sweep.about()["id"]).attach(files)
     _say(console, summary)
     _say(console, "written: " + ", ".join(map(_relative, files)))
@@ -212,8 +215,8 @@ def confirm(arguments: Namespace) -> int:
         if value < 1:
             raise InputError(f"{option} {value}: must be 1 or more")
     sweep, console = find_sweep(home(), arguments.name), Console()
-    result = stored_result(sweep)
-    if result is not None:
+    result: dict[str, Any] | str | None = stored_result(sweep)
+    if isinstance(result, dict):
         _say(console, f"the test split was read at {result['read_test_split']}, and is not read again; it said:")
     else:
         try:
@@ -221,13 +224,14 @@ def confirm(arguments: Namespace) -> int:
         except FailedError as error:
             print(f"sweeps: {error}", file=sys.stderr)
             return 1
-    if result is None:
-        _say(console, f"interrupted; go on: sweeps confirm {sweep.name}")
+    if isinstance(result, str):
+        _say(console, f"{result}; go on: sweeps confirm {sweep.name}")
         return 1
 
     from sweeps.tracking import SweepTracking
 
     files = [sweep.folder / "confirm.json", write_markdown(sweep, result)]
+    sweep.pass_on()
     SweepTracking(sweep.home, sweep.name, sweep.about()["id"]).attach(files)
     print_result(_wide(console), result)
     _say(console, "written: " + ", ".join(map(_relative, files)))

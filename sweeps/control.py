@@ -42,7 +42,8 @@ def logs(arguments: Namespace) -> int:
     Shared(sweep.home).fetch_folder(folder)
     if not folder.is_dir():
         raise InputError(
-            f"sweep `{sweep.name}` has no trial {arguments.trial} that has begun; see: sweeps status {sweep.name}"
+            f"sweep `{sweep.name}` has no trial {arguments.trial} that has run (one that was answered or taken over "
+            f"has no epochs of its own); see: sweeps status {sweep.name}"
         )
     result = sweep.result(arguments.trial)
     progress = sweep.progress(arguments.trial)

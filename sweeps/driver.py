@@ -68,8 +68,8 @@ class Driver:
         self._probe |= {} if pruning is None else {"epochs": pruning.probe_epochs, "stages": 1}
         self.concurrency, self._largest, self.gpus = concurrency, largest, gpus
         self._live: dict[str, Entry] = {}
-        # By number: what trials have said, and how often their processes died since.
-        self._reports: dict[int, list[dict[str, Any]]] = {}
+        # By number: what trials have said of each epoch, and how often their processes died since.
+        self._reports: dict[int, dict[tuple[str, int], dict[str, Any]]] = {}
         self._deaths: dict[int, int] = {}
         self._given_up: dict[str, Verdict] = {}
         self._shares = Shares(self._recipe.resources, self._constraints.memory_size)
@@ -110,7 +110,7 @@ class Driver:
         self._given[entry.number] = resources
         entry = self._with_run(entry)
         self._live[trial_id] = entry
-        self._reports.setdefault(entry.number, [])
+        self._reports.setdefault(entry.number, {})
         self._view.started(entry)
         config = self._space.config(entry.params, seed=entry.seed)
         return {
@@ -162,8 +162,9 @@ class Driver:
             self.ended(trial_id, died=False)
         else:
             self._deaths.pop(entry.number, None)
-            self._reports[entry.number].append(_plain(report))
-            self._tracking.log_epochs(entry, self._reports[entry.number])
+            # A process that goes on from a checkpoint tells the epochs before it again.
+            self._reports[entry.number][report["phase"], report["epoch"]] = _plain(report)
+            self._tracking.log_epochs(entry, self._said(entry.number))
             verdict = None if self._pruner is None else self._pruner.judge(entry, report)
             if verdict is not None:
                 self._given_up[trial_id] = verdict
@@ -176,7 +177,7 @@ class Driver:
             return
         entry = self._live.pop(trial_id)
         result = self._sweep.result(entry.number)
-        verdict, reports = self._given_up.pop(trial_id, None), self._reports[entry.number]
+        verdict = self._given_up.pop(trial_id, None)
         if result is None and verdict is not None:
             result = self._written(entry, verdict.result())
         gives_way = trial_id in self._gives_way
@@ -187,7 +188,7 @@ class Driver:
             return
         if result is None and not died:
             # Interrupted: it goes on when the sweep is resumed.
-            self._tracking.kill_trial(entry, reports)
+            self._tracking.kill_trial(entry, self._said(entry.number))
             return
         result = result or self._died(entry)
         if result is None or self._tries_again(entry, result):
@@ -241,6 +242,10 @@ class Driver:
             if "epoch" in report
         }
 
+    def _said(self, number: int) -> list[dict[str, Any]]:
+        """The epochs of a trial."""
+        return list(self._reports[number].values())
+
     def _base(self, entry: Entry) -> str:
         return base_of(self._space, entry.params, entry.seed)
 
@@ -253,7 +258,7 @@ class Driver:
 
     def _written(self, entry: Entry, result: Result) -> Result:
         """What a trial leaves that was given up or lost, written down as if it had done so itself."""
-        reports = self._reports[entry.number]
+        reports = self._said(entry.number)
         spent = stage_seconds(reports[-1]) if reports else {}
         result = result | {"history": reports, "stage_seconds": spent, "seconds": sum(spent.values())}
         self._sweep.write_result(entry.number, result)
@@ -278,7 +283,8 @@ class Driver:
         more = {name: min(_LARGER_SHARE * share, self._largest.get(name, share)) for name, share in now.items()}
         # A trial computes on one GPU, and Ray gives no more than one but whole ones.
         more["gpu"] = max(now["gpu"], min(1.0, more["gpu"]))
-        if more == now:
+        short_on_gpu = re.search("CUDA|CUDNN|find an engine", str(result["error"])) is not None
+        if more == now or (short_on_gpu and more["gpu"] == now["gpu"]):
             return False
         self._sweep.set_attempt_aside(entry.number, more)
         self._reports.pop(entry.number)

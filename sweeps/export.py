@@ -10,7 +10,7 @@ from sweeps.confirm.report import confirmation
 from sweeps.confirm.result import stored_result
 from sweeps.picks import pick_trial
 from sweeps.status import Status
-from sweeps.sweep import Sweep, versions
+from sweeps.sweep import Sweep
 
 
 def trial_config(sweep: Sweep, trial: Status) -> TrialConfig:
@@ -41,7 +41,7 @@ def export_pick(sweep: Sweep, status: Status, wanted: str) -> str:
         "validation": picked["metrics"],
         "validation_over_seeds": over_seeds,
         "confirmation": confirmed,
-        "versions": versions(),
+        "versions": sweep.about()["versions"],
     }
     count = sum(trial["state"] == "complete" for trial in status["trials"])
     return (

@@ -12,6 +12,7 @@ import ray
 import ray.train
 import ray.train.torch
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from senet.config import TrialConfig
 from senet.data.catalogue import obtain_dataset
@@ -48,7 +49,9 @@ def train_together(
         FailedError: workers were lost again and again.
     """
     resources = worker_resources([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
-    heard = Queue(actor_options={"num_cpus": 0})
+    # Not on a machine that may be lost without this process.
+    here_only = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    heard = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here_only})
     storage = folder.with_name(f".{folder.name}.ray")
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     trainer = ray.train.torch.TorchTrainer(
@@ -83,10 +86,12 @@ def worker_resources(nodes: list[dict[str, float]], workers: int) -> dict[str, f
     Raises:
         InputError: there is not so much.
     """
-    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    if gpus:
-        if workers > gpus:
-            raise InputError(f"--workers {workers}: there are {gpus} GPUs, and every worker needs one")
+    if any(int(node.get("GPU", 0)) for node in nodes):
+        places = sum(min(int(node.get("GPU", 0)), int(node.get("CPU", 0))) for node in nodes)
+        if workers > places:
+            raise InputError(
+                f"--workers {workers}: there are {places} GPUs with a CPU core beside them, and every worker needs both"
+            )
         return {"CPU": 1, "GPU": 1}
     cores = [int(node.get("CPU", 0)) for node in nodes]
     each = next((n for n in range(max(cores), 0, -1) if sum(have // n for have in cores) >= workers), None)

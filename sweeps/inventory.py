@@ -86,8 +86,13 @@ class Inventory:
         Args:
             verify: read all weights and compare their checksums; otherwise a base whose files are there is complete.
         """
-        folders = sorted(self.folder.glob("*/")) if self.folder.is_dir() else []
-        return [self._stored(folder, verify) for folder in folders if _is_key(folder.name)]
+        found = []
+        for folder in sorted(self.folder.glob("*/")) if self.folder.is_dir() else []:
+            # Somebody else may be removing it.
+            with suppress(FileNotFoundError):
+                if _is_key(folder.name):
+                    found.append(self._stored(folder, verify))
+        return found
 
     def idle(self, bases: list[Stored]) -> list[Stored]:
         """Those that can go, the least recently used first: nobody trains them, or has used them within the hour."""

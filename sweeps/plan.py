@@ -29,7 +29,8 @@ def plan(recipe: Recipe, home: Path, name: str) -> str:
     base = _seconds(config, cost, data.counts, "base")
     streaming = _seconds(config, cost, data.counts, "streaming")
     device = runtime.identity()["device"]
-    slots = recipe.search.concurrency or max(1, int((os.cpu_count() or 1) / recipe.resources.cpu))
+    here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    slots = recipe.search.concurrency or max(1, recipe.resources.room(here))
     most, trials = expected_bases(recipe, space), recipe.search.trials
     fewest = fewest_bases(recipe, space)
     shared = to(*(clock((bases * base + trials * streaming) / slots) for bases in (fewest, most)))

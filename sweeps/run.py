@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from threading import Event
@@ -160,10 +160,10 @@ class _Adapter(Searcher):  # type: ignore[misc]
 class _Judge(FIFOScheduler):  # type: ignore[misc]
     """Ray Tune's scheduler: hears reports, and stops trials that are given up."""
 
-    def __init__(self, driver: Driver, recipe: Recipe) -> None:
+    def __init__(self, driver: Driver, recipe: Recipe, held: Callable[[], bool]) -> None:
         super().__init__()
         self._driver: Driver | None = driver
-        self._recipe, self._look = recipe, time.monotonic() + _LOOK_SECONDS
+        self._held, self._recipe, self._look = held, recipe, time.monotonic() + _LOOK_SECONDS
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_driver": None}
@@ -179,6 +179,10 @@ class _Judge(FIFOScheduler):  # type: ignore[misc]
         _obey(self._driver)
         if time.monotonic() >= self._look:
             self._driver.hear()
+            if not self._held():
+                # Another process may drive the sweep by now: what runs here is cut off.
+                self._driver.close("paused: the database dropped the sweep's lock, which cannot be had again")
+                os.kill(os.getpid(), signal.SIGINT)
             # Machines may have joined, or been lost.
             self._look = time.monotonic() + _LOOK_SECONDS
             self._driver.gpus = ray.cluster_resources().get("GPU", 0.0)
@@ -202,7 +206,7 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
     Returns:
         None if the sweep has ended, else why it has not.
     """
-    with sweep.driving(), _interruptible() as asked:
+    with sweep.driving() as held, _interruptible() as asked:
         sweep.set_ending(None)
         ledger = open_ledger(sweep, create=True)
         tracking = SweepTracking(sweep.home, sweep.name, sweep.about()["id"])
@@ -218,7 +222,7 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
             driver = Driver(sweep, ledger, tracking, view, data, concurrency, _largest_machine(), gpus)
             try:
                 if not asked.is_set():
-                    _fit(sweep, recipe, driver)
+                    _fit(sweep, recipe, driver, held)
             except KeyboardInterrupt:
                 asked.set()
             finally:
@@ -270,14 +274,14 @@ def close(sweep: Sweep) -> None:
         conclude(recipe, entries, tracking, sweep.ending())
 
 
-def _fit(sweep: Sweep, recipe: Recipe, driver: Driver) -> None:
+def _fit(sweep: Sweep, recipe: Recipe, driver: Driver, held: Callable[[], bool]) -> None:
     session = len(list((sweep.folder / "ray").glob("session-*"))) + 1
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, _share),
         tune_config=tune.TuneConfig(
             search_alg=_Adapter(driver),
-            scheduler=_Judge(driver, recipe),
+            scheduler=_Judge(driver, recipe, held),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.config['number']:04d}",

@@ -8,8 +8,8 @@ later, SMB, and the parallel file systems).
 import hashlib
 import os
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -22,12 +22,18 @@ from sweeps.shared import bucket_of
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+    from psycopg import Connection
 
 SQLITE, JOURNAL = "ledger.db", "ledger.journal"
 
 _SCHEME = "postgresql"
 _NO_DRIVER = "`search.storage`: PostgreSQL needs the package psycopg: pip install 'senet-sweeps[postgres]'"
 _CONNECT_SECONDS = 10
+# A lock's connection is idle as long as the sweep runs: neither a firewall may forget it, nor an end that is gone be
+# noticed after hours.
+_KEEPALIVES = {"idle": 60, "interval": 10, "count": 3}
+# So long a driver whose lock went with its connection waits for a database that is being started again.
+_RESTART_SECONDS = 30.0
 # So often, a second apart, an empty database is set up: of several drivers that find it empty, one is first.
 _SETUPS = 5
 
@@ -97,7 +103,13 @@ def tracking_uri(home: Path) -> str:
             f"MLFLOW_TRACKING_URI: SWEEPS_HOME is the bucket {bucket}, where no tracking database can lie: name a "
             f"server, https://…"
         )
-    if urlsplit(uri).password is not None:
+    try:
+        secret = urlsplit(uri).password is not None
+    except ValueError:
+        raise InputError(
+            f"MLFLOW_TRACKING_URI: {uri}: is no URL; must be https://… of a server, or a database"
+        ) from None
+    if secret:
         raise InputError(
             "MLFLOW_TRACKING_URI: holds a password, which would be seen in logs and lists of processes: give it as "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or to a database as PGPASSWORD"
@@ -169,28 +181,72 @@ def open_database(url: str) -> "BaseStorage":
 
 
 @contextmanager
-def database_lock(url: str, name: str, alone: bool) -> Iterator[bool]:
-    """Try to hold the lock `name` of a database, alone or with others who would share it; yields whether it is held.
+def database_lock(url: str, name: str, alone: bool) -> Iterator[Callable[[], bool]]:
+    """Try to hold the lock `name` of a database, alone or with others who would share it.
 
-    It is one of PostgreSQL's advisory locks, which end with their holder's connection.
+    It is one of PostgreSQL's advisory locks, which end with their holder's connection. Yields what tells whether it is
+    held, and takes it again where the connection was lost and nobody else has it by then.
 
     Raises:
         InputError: the package psycopg is missing, or the database cannot be used.
     """
-    try:
-        import psycopg
-    except ImportError:
-        raise InputError(_NO_DRIVER) from None
+    with closing(_Lock(url, name, alone)) as lock:
+        lock.take()
+        yield lock.held
 
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-    function = "pg_try_advisory_lock" if alone else "pg_try_advisory_lock_shared"
-    try:
-        connection = psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_SECONDS)
-    except psycopg.Error as error:
-        raise InputError(f"`search.storage`: {url}: {reason_of(error)}") from None
-    with closing(connection):
-        row = connection.execute(f"SELECT {function}(%s)", (key,)).fetchone()
-        yield row is not None and bool(row[0])
+
+class _Lock:
+    """What `database_lock` holds; see there."""
+
+    def __init__(self, url: str, name: str, alone: bool) -> None:
+        self._key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        self._function = "pg_try_advisory_lock" if alone else "pg_try_advisory_lock_shared"
+        self._url, self._ours = url, False
+        self._connection: Connection | None = None
+
+    def close(self) -> None:
+        """Let it go."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def take(self) -> bool:
+        """Try to get it, on a new connection. Raises InputError."""
+        try:
+            import psycopg
+        except ImportError:
+            raise InputError(_NO_DRIVER) from None
+
+        self.close()
+        options: dict[str, Any] = {f"keepalives_{name}": value for name, value in _KEEPALIVES.items()}
+        options |= {"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": 60_000}
+        try:
+            self._connection = psycopg.connect(self._url, autocommit=True, **options)
+            # The server too shall notice that we are gone, and let others have the lock.
+            for name, value in _KEEPALIVES.items():
+                self._connection.execute(f"SET tcp_keepalives_{name} = {value}")
+            row = self._connection.execute(f"SELECT {self._function}(%s)", (self._key,)).fetchone()
+        except psycopg.Error as error:
+            raise InputError(f"`search.storage`: {self._url}: {reason_of(error)}") from None
+        self._ours = row is not None and bool(row[0])
+        return self._ours
+
+    def held(self) -> bool:
+        """Whether it is ours; where the connection was lost, after it was tried to get it back."""
+        import psycopg
+
+        assert self._connection is not None
+        with suppress(psycopg.Error):
+            self._connection.execute("SELECT 1")
+            return self._ours
+        self._ours, refused, until = False, 0, time.monotonic() + _RESTART_SECONDS
+        # Somebody who only asks whether it is held has it for a moment.
+        while not self._ours and refused < 10 and time.monotonic() < until:
+            try:
+                refused += not self.take()
+                time.sleep(0 if self._ours else 0.1)
+            except InputError:
+                time.sleep(1)
+        return self._ours
 
 
 def reason_of(error: Exception) -> str:

@@ -35,6 +35,7 @@ _CONNECT_SECONDS = 10
 _HOME_NEEDED = "sweeps: SWEEPS_HOME is not set on the head of the cluster: set it to the shared folder before ray start"
 # `ray job stop` gives a sweep time to end as Ctrl-C ends it.
 _STOP_SECONDS = "60"
+_SHIPPED = (senet, sweeps)
 # In a job's metadata: the user's own modules that went with it.
 _MODULES = "modules"
 
@@ -131,7 +132,7 @@ def _shipment(recipe_path: str | None, modules: list[Path]) -> Iterator[tuple[Pa
     with tempfile.TemporaryDirectory(prefix="sweeps-submit-") as temporary:
         folder = Path(temporary)
         skipped = shutil.ignore_patterns("__pycache__")
-        for package in (senet, sweeps):
+        for package in _SHIPPED:
             source = Path(str(package.__file__)).parent
             shutil.copytree(source, folder / source.name, ignore=skipped)
         about = distribution("senet-sweeps")
@@ -152,7 +153,7 @@ def _shipment(recipe_path: str | None, modules: list[Path]) -> Iterator[tuple[Pa
 
 
 def _own_modules(recipe: Recipe) -> list[Path]:
-    """Modules and packages of the current directory that hold the user's own networks."""
+    """Modules and packages of the current directory that hold the user's own networks; ours go along anyway."""
     space = recipe.parsed_space("recipe")
     choices: Any = getattr(space.distributions.get("model.name"), "choices", ())
     found = set()
@@ -160,7 +161,7 @@ def _own_modules(recipe: Recipe) -> list[Path]:
         if ":" in name:
             first = name.partition(":")[0].partition(".")[0]
             found |= {path for path in (Path(first), Path(f"{first}.py")) if path.exists()}
-    return sorted(found)
+    return sorted(path for path in found if path.stem not in {package.__name__ for package in _SHIPPED})
 
 
 def _submitted_with(client: "JobSubmissionClient", name: str) -> list[Path]:

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -172,34 +172,45 @@ class Sweep:
         write_atomically(self.folder / "driven.json", json.dumps({"seconds": seconds}).encode())
 
     @contextmanager
-    def driving(self) -> Iterator[None]:
-        """Be the sweep's only driver. Raises InputError if it has one."""
+    def driving(self) -> Iterator[Callable[[], bool]]:
+        """Be the sweep's only driver; yields what tells whether it still is. Raises InputError if it has one."""
         # Somebody who only asks whether the sweep is driven holds the lock for a moment.
         for _ in range(10):
-            with self._lock(alone=True) as ours:
-                if ours:
-                    yield
+            with self._lock(alone=True) as held:
+                if held():
+                    yield held
                     return
             time.sleep(0.1)
         raise InputError(f"sweep `{self.name}` is running already; watch it: sweeps status {self.name}")
 
     def is_driven(self) -> bool:
         """Whether a process drives the sweep now."""
-        with self._lock(alone=False) as ours:
-            return not ours
+        with self._lock(alone=False) as held:
+            return not held()
 
     @contextmanager
-    def _lock(self, alone: bool) -> Iterator[bool]:
-        """Try to hold the driver's lock: in the folder, and in the ledger's database, which all machines see."""
-        # NFS 4 gives a shared lock to whoever may read, an exclusive one to whoever may write.
-        with (self.folder / "driver.lock").open("a+") as file:
+    def _lock(self, alone: bool) -> Iterator[Callable[[], bool]]:
+        """Try to hold the driver's lock: in the folder, and in the ledger's database, which all machines see; yields
+        what tells whether it is held."""
+        with self._lock_file(alone) as file:
             ours = _locked(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             url = self.recipe().search.storage
             if url is None or not ours:
-                yield ours
+                yield lambda: ours
                 return
-            with database_lock(url, str(self.about()["id"]), alone) as ours:
-                yield ours
+            with database_lock(url, str(self.about()["id"]), alone) as held:
+                yield held
+
+    def _lock_file(self, alone: bool) -> IO[str]:
+        # NFS 4 gives a shared lock to whoever may read, an exclusive one to whoever may write.
+        path = self.folder / "driver.lock"
+        try:
+            return path.open("a+")
+        except PermissionError:
+            # Another user's sweep may be looked at.
+            if alone or not path.exists():
+                raise
+            return path.open()
 
 
 def refuse_name(home: Path, name: str) -> None:

@@ -6,23 +6,25 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from sweeps.config import ResourcesConfig
 from sweeps.errors import FailedError
 
 
-def run_tasks(function: Callable[[Any], None], arguments: Sequence[Any], resources: ResourcesConfig) -> None:
-    """Call `function` with each of the arguments, in workers with a trial's resources, as many at a time as fit.
+def run_tasks(function: Callable[[Any], None], arguments: Sequence[dict[str, Any]], cpu: float) -> None:
+    """Call `function` with each of the arguments, in workers, as many at a time as fit.
 
     A call whose process dies is made again.
+
+    Args:
+        arguments: `gpu` is the share of a GPU that the call gets.
+        cpu: cores for each.
 
     Raises:
         FailedError: a process died whenever a call was made.
         Exception: whatever a call raises.
     """
-    share = resources.most()
-    task = ray.remote(num_cpus=share["cpu"], num_gpus=share["gpu"])(function)
+    task = ray.remote(num_cpus=cpu)(function)
     try:
-        ray.get([task.remote(argument) for argument in arguments])
+        ray.get([task.options(num_gpus=argument["gpu"]).remote(argument) for argument in arguments])
     except RayTaskError as error:
         raise error.cause from error
     except RayError as error:

@@ -77,6 +77,14 @@ def time_epochs(
     return found
 
 
+def timed(file: Path, configs: dict[str, TrialConfig]) -> dict[str, Any]:
+    """What `time_epochs` has left in a file, on whatever machine; empty where one of the configs was not timed."""
+    found = _read(file)
+    known = found.get("config", {})
+    whole = all(known.get(name) == config.model_dump(mode="json") for name, config in configs.items())
+    return found if whole else {}
+
+
 def _differences(history: list[Report]) -> list[float]:
     """Seconds of every epoch but the first; `seconds` counts from the beginning of the phase."""
     return [after["seconds"] - before["seconds"] for before, after in pairwise(history)]

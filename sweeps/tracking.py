@@ -22,10 +22,9 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
 from senet.errors import InputError
 from sweeps.ledger import Entry
@@ -38,6 +37,10 @@ EXPERIMENT = "senet-sweeps"
 _KIND = ("mlflow.experimentKind", "custom_model_development")
 # So long a tracking that failed is left alone.
 _PAUSE_SECONDS = 30
+# So long a server may take for one file of a model, which it passes on to a bucket.
+_UPLOAD_SECONDS = 600
+# Runs that `mlflow gc` is given at once: Linux takes 128 KiB in one argument.
+_SWEPT_AT_ONCE = 1000
 # So often a trial's epochs are logged at most.
 _EVERY_SECONDS = 5
 # Sweeps whose user has been told: once is enough.
@@ -83,22 +86,27 @@ def connect(home: Path) -> tuple[MlflowClient, str]:
 def tracking_problem(home: Path) -> str | None:
     """Why a sweep could not write its tracking now; None: it could. What is written anyway is written for it."""
     try:
-        client, experiment = connect(home)
-        client.set_experiment_tag(experiment, *_KIND)
-    except (MlflowException, OSError, SQLAlchemyError) as error:
-        reason = str(error).partition("\n")[0]
-        return f"{tracking_uri(home)}: {reason}"
+        with failing_clearly(home):
+            client, experiment = connect(home)
+            client.set_experiment_tag(experiment, *_KIND)
+    except InputError as error:
+        return str(error).removeprefix("tracking at ")
     return None
+
+
+def _reason(error: Exception) -> str:
+    """What a tracking complains about, in one line."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 @contextmanager
 def failing_clearly(home: Path) -> Iterator[None]:
     """Turn what a database or server raises into an InputError: for commands that cannot do without it."""
+    uri = tracking_uri(home)
     try:
         yield
-    except (MlflowException, OSError, SQLAlchemyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"tracking at {tracking_uri(home)}: {reason}") from None
+    except Exception as error:  # noqa: BLE001 Each store, database and bucket raises errors of its own.
+        raise InputError(f"tracking at {uri}: {_reason(error)}") from None
 
 
 class SweepTracking:
@@ -272,15 +280,8 @@ class SweepTracking:
 
     def _stored(self, client: MlflowClient) -> dict[str, Run]:
         """The runs that there are of this sweep, by trial."""
-        found: dict[str, Run] = {}
-        token = None
-        while True:
-            wanted = f"tags.sweep_id = '{self._sweep_id}'"
-            page = client.search_runs([self._experiment], wanted, max_results=1000, page_token=token)
-            found |= {run.data.tags["trial"]: run for run in page}
-            token = page.token
-            if not token:
-                return found
+        found = _runs_of(client, self._experiment, self._sweep_id, ViewType.ACTIVE_ONLY)
+        return {run.data.tags["trial"]: run for run in found}
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
@@ -294,20 +295,38 @@ class SweepTracking:
             return None
         try:
             return action()
-        except (MlflowException, OSError, SQLAlchemyError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001 Each store, database and bucket raises errors of its own.
             self._not_before = time.monotonic() + _PAUSE_SECONDS
             # What failed may have been done, and only its answer be lost: look again at what there is.
             self._client = None
             self._logged.clear()
             if self._sweep_id not in _WARNED:
                 _WARNED.add(self._sweep_id)
-                reason = str(error).partition("\n")[0]
-                print(
-                    f"tracking: {reason}; the sweep goes on, and what is missing is written when the tracking is back, "
-                    f"or at the next sweeps resume {self._name}",
-                    file=sys.stderr,
-                )
+                told = "the sweep goes on, and what is missing is written when the tracking is back, or at the next"
+                print(f"tracking: {_reason(error)}; {told} sweeps resume {self._name}", file=sys.stderr)
             return None
+
+
+def _runs_of(client: MlflowClient, experiment: str, sweep_id: str, view: int) -> list[Run]:
+    """All runs of a sweep, the parent among them."""
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], f"tags.sweep_id = '{sweep_id}'", view, 1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def claim_model_name(home: Path, name: str) -> None:
+    """Make the registered model `name` if there is none yet: on a server it may be somebody else's to write."""
+    client, _ = connect(home)
+    with suppress(MlflowException):  # It is there already.
+        client.create_registered_model(name)
+    client.set_registered_model_tag(name, "made_by", "senet-sweeps")
 
 
 def register_model(
@@ -315,13 +334,13 @@ def register_model(
     folder: Path,
     provenance: dict[str, Any],
     metrics: dict[str, dict[str, float]],
-    config: dict[str, Any],
+    params: dict[str, Any],
 ) -> str:
-    """Register a model folder under its name, with where it comes from; returns `NAME version N`.
+    """Register a model folder under its name (`claim_model_name`), with where it comes from; returns `NAME version N`.
 
     Args:
         metrics: by split, then by name.
-        config: the complete trial config.
+        params: the complete trial config, by dotted path.
     """
     client, experiment = connect(home)
     origin = {key: str(provenance[key]) for key in ("sweep", "sweep_id", "trial", "base_key") if key in provenance}
@@ -334,37 +353,45 @@ def register_model(
     client.log_batch(
         run_id,
         metrics=[Metric(key, value, now, 0) for key, value in numbers],
-        params=[Param(key, str(value)) for key, value in flattened(config).items()],
+        params=[Param(key, str(value)) for key, value in params.items()],
     )
-    client.log_artifacts(run_id, str(folder), "model")
+    try:
+        with _patience():
+            client.log_artifacts(run_id, str(folder), "model")
+        source = f"{run.info.artifact_uri}/model"
+        version = client.create_model_version(folder.name, source, run_id=run_id, tags=tags)
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
     client.set_terminated(run_id)
-    with suppress(MlflowException):  # It is there already: this is its next version.
-        client.create_registered_model(folder.name)
-    source = f"{run.info.artifact_uri}/model"
-    version = client.create_model_version(folder.name, source, run_id=run_id, tags=tags)
     return f"{folder.name} version {version.version}"
 
 
-def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted path."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Wait longer for an answer; MLflow reads at every call how long."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    short = os.environ[name]
+    os.environ[name] = str(max(_UPLOAD_SECONDS, int(short)))
+    try:
+        yield
+    finally:
+        os.environ[name] = short
 
 
 def delete_sweep_runs(home: Path, sweep_id: str) -> int:
     """Delete all runs of a sweep, for good where the database is ours; returns how many there were."""
     client, experiment = connect(home)
-    deleted: list[str] = []
-    while runs := client.search_runs([experiment], f"tags.sweep_id = '{sweep_id}'", max_results=1000):
-        for run in runs:
+    # Those too that a call which was interrupted has marked, and not swept.
+    found = _runs_of(client, experiment, sweep_id, ViewType.ALL)
+    for run in found:
+        if run.info.lifecycle_stage == "active":
             client.delete_run(run.info.run_id)
-            deleted.append(run.info.run_id)
-    if deleted and tracking_uri(home).startswith("sqlite:"):
-        uri = tracking_uri(home)
-        command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri, "--tracking-uri", uri]
-        swept = subprocess.run([*command, "--run-ids", ",".join(deleted)], capture_output=True, text=True)
+    uri = tracking_uri(home)
+    command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri, "--tracking-uri", uri]
+    for start in range(0, len(found) if uri.startswith("sqlite:") else 0, _SWEPT_AT_ONCE):
+        named = ",".join(run.info.run_id for run in found[start : start + _SWEPT_AT_ONCE])
+        swept = subprocess.run([*command, "--run-ids", named], capture_output=True, text=True)
         if swept.returncode:
             print(f"tracking: the runs are marked as deleted, but mlflow gc failed: {swept.stderr}", file=sys.stderr)
-    return len(deleted)
+    return len(found)

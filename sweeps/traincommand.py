@@ -3,9 +3,10 @@
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from senet.config import read_config
+from senet.config import TrialConfig, read_config
+from senet.data.catalogue import obtain_dataset
 from senet.errors import InputError
 from senet.home import home
 from sweeps.environment import set_ray_environment
@@ -27,40 +28,53 @@ def train(arguments: Namespace) -> int:
     """
     if arguments.workers < 1:
         raise InputError(f"--workers {arguments.workers}: must be 1 or more")
-    read_config(arguments.config)  # A wrong config is told before torch is imported.
+    config, _ = read_config(arguments.config)  # A wrong config is told before torch is imported.
 
     from senet.modelfolder import refuse_existing
     from senet.training import model_folder
-    from sweeps.tracking import connect, failing_clearly, register_model
+    from sweeps.tracking import claim_model_name, failing_clearly, register_model
 
-    folder = model_folder(home(), arguments.config, arguments.name)
-    model = _unregistered(folder, arguments.config)
+    folder, shared = model_folder(home(), arguments.config, arguments.name), Shared(home())
+    # Another machine may have trained a model of this name.
+    shared.fetch_folder(folder, last="model.json")
+    model = _unregistered(folder, config)
     if model is None:
         refuse_existing(folder)
-        # What cannot be registered is told before it is trained.
-        with failing_clearly(home()):
-            connect(home())
+        obtain_dataset(home(), config.data)
+    # What cannot be registered is told before it is trained.
+    with failing_clearly(home()):
+        claim_model_name(home(), folder.name)
+    if model is None:
         try:
             model = _trained(arguments, folder)
         except FailedError as error:
             print(f"sweeps: {error}", file=sys.stderr)
             return 1
-    config = model.config.model_dump(mode="json")
+    params = _flattened(model.config.model_dump(mode="json"))
     with failing_clearly(home()):
-        registered = register_model(home(), folder, model.provenance, model.metrics, config)
+        registered = register_model(home(), folder, model.provenance, model.metrics, params)
     (folder / _REGISTERED).write_text(f"{registered}\n")
+    shared.pass_on(folder / _REGISTERED)
     print(f"registered {registered}; look at it: sweeps ui")
     return 0
 
 
-def _unregistered(folder: Path, config: Path) -> "Model | None":
+def _flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted path."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _unregistered(folder: Path, config: TrialConfig) -> "Model | None":
     """The model that was trained by this config before, and never registered."""
     from senet.modelfolder import load_model
 
     if not (folder / "model.json").is_file() or (folder / _REGISTERED).exists():
         return None
     model = load_model(folder)
-    return model if model.config == read_config(config)[0] else None
+    return model if model.config == config else None
 
 
 def _trained(arguments: Namespace, folder: Path) -> "Model":

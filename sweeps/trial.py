@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from ray import tune
 from senet.config import StreamingConfig, TrialConfig
 from senet.data.catalogue import obtain_dataset
 from senet.data.store import Dataset
-from senet.errors import InputError, NonFiniteError
+from senet.errors import InputError, NonFiniteError, out_of_memory
 from senet.files import write_atomically
 from sweeps.lease import BaseHeld
 from sweeps.shared import Shared, here
@@ -80,18 +81,22 @@ def _run(assignment: dict[str, Any]) -> None:
     stages = Stages(stage_seconds(_last_report(folder)))
     dataset = obtain_dataset(home, assignment["config"]["data"])
     result: dict[str, Any] = {"state": "failed", "history": []}
+    spoilt = False
     try:
         _both_phases(assignment, dataset, shared, stages, result)
     except Exception as error:  # Whatever else it is, it is this trial's result.
         if isinstance(error, BaseHeld) or (isinstance(error, OSError) and error.errno in _OF_THE_DISK):
             raise
         (folder / "error.txt").write_text(traceback.format_exc())
-        result["error"] = failure(error)
+        result["error"], spoilt = failure(error), spoils_process(error)
     spent = stages.seconds()
     result |= {"seconds": sum(spent.values()), "stage_seconds": spent}
     write_atomically(folder / "result.json", json.dumps(result).encode())
     shared.pass_on_folder(folder)
     tune.report({"phase": "end"})
+    if spoilt:
+        # The next trial would be given this process.
+        os._exit(1)
 
 
 def _last_report(folder: Path) -> dict[str, Any]:
@@ -107,8 +112,12 @@ def failure(error: Exception) -> str:
     reason = str(error).partition("\n")[0]
     if isinstance(error, NonFiniteError):
         return f"non-finite: {reason}"
-    memory = isinstance(error, MemoryError) or "out of memory" in reason or "can't allocate memory" in reason
-    return f"out of memory: {reason}" if memory else f"error: {type(error).__name__}: {reason}"
+    return f"out of memory: {reason}" if out_of_memory(error) else f"error: {type(error).__name__}: {reason}"
+
+
+def spoils_process(error: Exception) -> bool:
+    """Whether the process can do nothing more on its GPU: each call after such an error fails of it again."""
+    return str(error).startswith(("CUDA error", "cuDNN error")) and not out_of_memory(error)
 
 
 def _both_phases(

@@ -3,7 +3,7 @@
     export MLFLOW_TRACKING_URI=https://tracking.example.org MLFLOW_TRACKING_USERNAME=admin
     read -rs MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD
     python users.py add ada         # asks for ada's password, 12 characters or more; or reads it from a pipe
-    python users.py grant ada       # lets ada read and write the sweeps of the team
+    python users.py grant ada       # lets ada read, write and delete the sweeps of the team
     python users.py remove ada
 
 Whoever runs the first sweep owns the experiment; `grant` makes it where there is none yet. What the team's models are
@@ -38,11 +38,21 @@ def main() -> int:
         elif arguments.action == "remove":
             users.delete_user(arguments.name)
         else:
-            users.grant_user_permission(arguments.name, "experiment", _experiment(uri), "EDIT")
+            _grant(users, arguments.name, "experiment", _experiment(uri), "EDIT")
+            # Runs are deleted by whoever may manage them, in experiments that she may read.
+            _grant(users, arguments.name, "run", "*", "MANAGE")
     except MlflowException as error:
         print(f"users.py: {str(error).partition(chr(10))[0]}", file=sys.stderr)
         return 1
     return 0
+
+
+def _grant(users: AuthServiceClient, name: str, kind: str, which: str, permission: str) -> None:
+    try:
+        users.grant_user_permission(name, kind, which, permission)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _password(name: str) -> str:

@@ -69,8 +69,9 @@ def own_copy(folder: Path) -> Path:
 
 
 def copy_name(folder: Path) -> str:
-    """What a machine's own copy of the data set `folder` is called: another content has another name."""
-    return f"{folder.name}-{read_manifest(folder)['fingerprint']}"
+    """What a machine's own copy of the data set `folder` is called: another content, or manifest, has another name."""
+    # The fingerprint says nothing of the policy and the kind of labels, which the copy's manifest tells.
+    return f"{folder.name}-{read_manifest(folder)['checksum'][:16]}"
 
 
 def fetch_manifest(url: str) -> dict[str, Any]:
@@ -101,19 +102,28 @@ def fetch_dataset(url: str, folder: Path) -> None:
 def send_dataset(folder: Path, url: str) -> bool:
     """Copy the data set `folder` to `url`, its manifest last; returns False where it is there already.
 
+    Of one that is there in part what is missing, too short or of another manifest is copied.
+
     Raises:
         InputError: it is damaged, another one is there, or nothing can be written there.
     """
     manifest = read_manifest(folder)
     remote = _Remote(check_url(url, "the address"))
-    if remote.exists(MANIFEST):
-        if fetch_manifest(url)["fingerprint"] != manifest["fingerprint"]:
+    there: dict[str, Any] = {"checksums": {}, "checksum": None}
+    if remote.size(MANIFEST) is not None:
+        there = fetch_manifest(url)
+        if there["fingerprint"] != manifest["fingerprint"]:
             raise InputError(f"{url}: another data set is there, and is taken to stay as it is; choose another address")
-        return False
     verify_files(folder, manifest)
-    for name in [*sorted(manifest["checksums"]), MANIFEST]:
+    due = [
+        name
+        for name, checksum in sorted(manifest["checksums"].items())
+        if there["checksums"].get(name) != checksum or remote.size(name) != (folder / name).stat().st_size
+    ]
+    due += [MANIFEST] if there["checksum"] != manifest["checksum"] else []
+    for name in due:
         remote.write(name, folder / name)
-    return True
+    return bool(due)
 
 
 def _copy(remote: "_Remote", folder: Path) -> None:
@@ -131,7 +141,7 @@ def _copy(remote: "_Remote", folder: Path) -> None:
         check_files(folder, manifest)
     except InputError:
         raise InputError(
-            f"{remote.url}: what was copied is not what its manifest says: copy the data set there again"
+            f"{remote.url}: what was copied is not what its manifest says: delete it, and copy the data set there again"
         ) from None
 
 
@@ -160,10 +170,12 @@ class _Remote:
         except Exception as error:  # noqa: BLE001 Each file system raises errors of its own.
             raise self._failed(error) from None
 
-    def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
         try:
-            return bool(self._files.exists(f"{self._path}/{name}"))
+            return int(self._files.info(f"{self._path}/{name}")["size"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except Exception as error:  # noqa: BLE001 Each file system raises errors of its own.
             raise self._failed(error) from None
 

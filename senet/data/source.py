@@ -114,7 +114,7 @@ def _fits(size: int, device: torch.device) -> bool:
         return True
     free, total = torch.cuda.mem_get_info(device)
     # A process may be held to a share of the memory.
-    own = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_allocated(device)
+    own = torch.cuda.get_per_process_memory_fraction(device.index) * total - torch.cuda.memory_allocated(device)
     return size < min(free, own) // 2
 
 
@@ -128,7 +128,7 @@ def _as_tensor(pixels: Pixels) -> Tensor:
 def _uploaded(pixels: Pixels, positions: Positions, device: torch.device) -> Tensor:
     """The images at `positions` on the device, (N, H, W, 3), without a copy of all of them on the host."""
     there = torch.empty((len(positions), *pixels.shape[1:]), dtype=torch.uint8, device=device)
-    step = max(1, _UPLOAD_BYTES // pixels[:1].nbytes)
+    step = max(1, _UPLOAD_BYTES // max(1, pixels[:1].nbytes))
     for start in range(0, len(positions), step):
         part = pixels[positions[start : start + step]]
         there[start : start + step].copy_(torch.from_numpy(part))

@@ -4,10 +4,8 @@ images.tar      Images/n02085620-Chihuahua/n02085620_10074.jpg, …; read where 
 lists.tar       train_list.mat and test_list.mat: 100 photos of each breed to train on, 8,580 to test on
 """
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from senet.data.aliases import Labels
 from senet.data.folder import option_words
@@ -20,6 +18,7 @@ from senet.data.listing import (
     list_combinations,
     no_combinations,
 )
+from senet.data.matfile import MAX_BYTES, read_strings
 from senet.data.pictures import Unreadable, printable
 from senet.data.sources import Archive
 from senet.data.splits import SplitName
@@ -130,20 +129,18 @@ def _official_test(path: Path, bases: Listing) -> frozenset[str]:
 
 def _read_list(archive: Archive, name: str) -> set[str]:
     """The file names in one of the published lists."""
-    from scipy.io import loadmat
-
     found = [member for member in archive.files if member.split("/")[-1] == name]
     if len(found) != 1:
         raise InputError(f"{printable(archive.path)}: no {name} in it; it should be lists.tar, as published")
     where = archive.shown(found[0])
+    if (length := archive.files[found[0]][1]) > MAX_BYTES:
+        raise InputError(f"{where}: a list of {length / 2**20:.0f} MiB; at most {MAX_BYTES // 2**20} MiB are read")
     try:
-        rows: Any = loadmat(io.BytesIO(archive.content(found[0])), variable_names=["file_list"])["file_list"]
-        names = [str(row[0][0]) for row in rows]
+        names = read_strings(archive.content(found[0]), "file_list")
     except Unreadable as error:
         raise InputError(f"{where}: {error}") from None
-    except Exception as error:  # noqa: BLE001 A damaged file makes the reader raise nearly anything.
-        reason = printable(str(error).partition("\n")[0] or type(error).__name__)
-        raise InputError(f"{where}: holds no `file_list` ({reason}); it should be as published") from None
+    except ValueError as error:
+        raise InputError(f"{where}: holds no `file_list` ({error}); it should be as published") from None
     if not names or len(set(names)) < len(names):
         raise InputError(f"{where}: is empty or names a file twice; it should be as published")
     return set(names)

@@ -1,5 +1,6 @@
 """The hidden folder in which a data set is made: locked while somebody works in it, removed once it is in its place."""
 
+import errno
 import fcntl
 import json
 import os
@@ -42,14 +43,19 @@ class Workspace:
 
         Raises:
             InputError: a data set of other content has got there first.
+            OSError: the disk does not take it; what was there before is there again.
         """
         old = self.folder / "old"
-        shutil.rmtree(old, ignore_errors=True)
         if replace and self.target.exists():
+            shutil.rmtree(old, ignore_errors=True)
             self.target.rename(old)
         try:
             os.rename(made, self.target)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                if old.exists() and not self.target.exists():
+                    old.rename(self.target)
+                raise
             # Somebody else finished the same data set first: theirs is as good.
             if _fingerprint(self.target) != _fingerprint(made):
                 raise InputError(f"{self.target}: a data set of this name has just been made by another command; "

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from senet.config import ModelConfig
 from senet.errors import InputError
-from senet.models.layers import Kernel, averages, convolution, filter3x3, initialise, normalised, pooled
+from senet.models.layers import Head, Kernel, averages, convolution, filter3x3, initialise, normalised, pooled
 from senet.models.resnet import TwoLayerBlock
 from senet.models.squeeze_excite import Attention, squeeze_excite
 
@@ -179,7 +179,7 @@ class Inception(nn.Module):
         self.group_c = group(MODULE_C, c, counts[2])
         self.features = FULL_FEATURES if full else c
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(self.features, classes)
+        self.head = Head(self.features, classes)
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:

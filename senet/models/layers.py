@@ -89,6 +89,20 @@ def averages(features: Tensor, bins: int) -> Tensor:
     return features @ weights.T
 
 
+class Head(nn.Linear):
+    """The linear layer that gives the logits, in fp32 whatever the precision of the layers before it.
+
+    bf16 has eight bits: logits of a few units would be rounded to hundredths, and ranked by chance.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, features) → logits (B, classes), float."""
+        if features.is_meta:  # Where nothing is computed there is no autocast either.
+            return super().forward(features)
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.float())
+
+
 def initialise(network: nn.Module, linear_deviation: float | None = None) -> None:
     """He's initialisation of all convolutions, for the ReLU after them; no bias at first.
 

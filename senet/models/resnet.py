@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.config import ModelConfig
-from senet.models.layers import Subsample, convolution, filter3x3, initialise, pooled
+from senet.models.layers import Head, Subsample, convolution, filter3x3, initialise, pooled
 from senet.models.squeeze_excite import Attention
 
 
@@ -115,7 +115,7 @@ class ResNet(nn.Module):
                 channels_in = channels * block.widening
         self.stages = nn.Sequential(*stages)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(channels_in, classes)
+        self.head = Head(channels_in, classes)
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:

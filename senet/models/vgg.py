@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from senet.config import ModelConfig
 from senet.errors import InputError
-from senet.models.layers import averages, filter3x3, initialise
+from senet.models.layers import Head, averages, filter3x3, initialise
 
 GROUPS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
 """Of each group: its channels in widths, and its convolutions."""
@@ -48,7 +48,7 @@ class VGG16(nn.Module):
             nn.ReLU(),
             nn.Dropout(config.dropout),
         )
-        self.head = nn.Linear(hidden, classes)
+        self.head = Head(hidden, classes)
         # The deviation is torchvision's.
         initialise(self, linear_deviation=0.01)
 

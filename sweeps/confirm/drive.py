@@ -1,18 +1,19 @@
 """Confirms a sweep: runs its study on Ray, looks at the pictures of every trial, concludes."""
 
 import sys
-from typing import Any
 
 from rich.console import Console
 
+from sweeps.confirm.result import Result, conclude
 from sweeps.confirm.study import check_study, study_begun, study_of, study_recipe
 from sweeps.environment import set_ray_environment
+from sweeps.inventory import quota
 from sweeps.status import sweep_status
 from sweeps.storage import tracking_uri
 from sweeps.sweep import Sweep, check_same_data, create_sweep
 
 
-def confirm_sweep(sweep: Sweep, top: int, seeds: int, address: str | None, console: Console) -> dict[str, Any] | None:
+def confirm_sweep(sweep: Sweep, top: int, seeds: int, address: str | None, console: Console) -> Result | str:
     """Run what is left of the study of `sweep`, and conclude it.
 
     Args:
@@ -21,7 +22,7 @@ def confirm_sweep(sweep: Sweep, top: int, seeds: int, address: str | None, conso
         address: of the Ray cluster to join; None: start Ray.
 
     Returns:
-        The result, as confirm.json holds it; None after an interruption.
+        The result, as confirm.json holds it; or why the study has ended before all of it ran.
 
     Raises:
         InputError: the sweep cannot be confirmed, or its study was begun otherwise.
@@ -31,12 +32,12 @@ def confirm_sweep(sweep: Sweep, top: int, seeds: int, address: str | None, conso
     recipe, study = study_recipe(sweep, found, top, seeds), study_of(sweep)
     check_study(sweep, recipe)
     check_same_data(sweep)
+    quota()
     tracking_uri(sweep.home)
     set_ray_environment(local=address is None)
 
     # Ray reads its environment when it is imported.
     from sweeps.confirm.hits import measure_hits
-    from sweeps.confirm.result import conclude
     from sweeps.run import close, drive, possible_concurrency, ray_cluster
     from sweeps.tasks import run_tasks
 
@@ -47,11 +48,11 @@ def confirm_sweep(sweep: Sweep, top: int, seeds: int, address: str | None, conso
             create_sweep(sweep.home, study.name, study.name, recipe, sweep.about()["data_fingerprint"])
         if sweep_status(study)["state"] == "finished":
             close(study)
-        elif drive(study, concurrency, console) is not None:
-            return None
+        elif (ending := drive(study, concurrency, console)) is not None:
+            return ending
         _say(console, "looking at the pictures of every trial")
         with study.driving():
-            return conclude(sweep, found, top, lambda work: run_tasks(measure_hits, work, recipe.resources))
+            return conclude(sweep, found, top, lambda work: run_tasks(measure_hits, work, recipe.resources.cpu))
 
 
 def _say(console: Console, text: str) -> None:

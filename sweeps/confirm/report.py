@@ -55,7 +55,7 @@ def write_markdown(sweep: Sweep, result: Result) -> Path:
 def summary(result: Result) -> list[str]:
     """What the test split says of the pick and of the baseline, and the verdict; a line each."""
     test = result["test"]
-    roles = ["pick"] if test["better"] is None else ["pick", "baseline"]
+    roles = ["pick"] if result["pick"] == result["baseline"] else ["pick", "baseline"]
     lines = [
         f"test split, {role}: trial {result[role]}, joint {_shown(test[role]['joint'])}, original "
         f"{_shown(test[role]['original_topk'])}, streaming {_shown(test[role]['streaming_topk'])} "
@@ -81,8 +81,10 @@ def summary(result: Result) -> list[str]:
 def verdict(result: Result) -> str:
     """Whether the pick is better than the baseline, in a line."""
     better, pick, pictures = result["test"]["better"], result["pick"], result["test"]["pick"]["pictures"]
-    if better is None:
+    if pick == result["baseline"]:
         return f"trial {pick}, the baseline, came first: nothing better than it was found"
+    if better is None:
+        return f"trial {pick} came first, but it and the baseline share no seed with which both ran: not compared"
     word = "better than" if better["low"] > 0 else "worse than" if better["high"] < 0 else "not shown to be better than"
     return (
         f"trial {pick} is {word} the baseline: {100 * better['mean']:+.1f} points on the test split, 95 % interval "

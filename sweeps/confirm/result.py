@@ -91,7 +91,7 @@ def _measured(
                     "home": str(study.home),
                     "bucket": shared.url,
                     "folder": str(folder),
-                    "gpu": recipe.resources.most()["gpu"],
+                    "gpu": _gpu_share(study, trial["number"]),
                     "splits": splits,
                     "trainer": f"{study_id}/{trial['number']}",
                 }
@@ -104,6 +104,13 @@ def _measured(
         {seed: read_hits(study.trial_folder(trial["number"])) for seed, trial in candidate.replicates.items()}
         for candidate in ranking
     ]
+
+
+def _gpu_share(study: Sweep, number: int) -> float:
+    """What a trial of the study ran with at most: one that ran out of memory was given more."""
+    attempts = study.attempts(number)
+    given = attempts[-1].get("next_resources", {}) if attempts else {}
+    return float(max(given.get("gpu", 0), study.recipe().resources.most()["gpu"]))
 
 
 def row_of(result: Result, params: dict[str, Any]) -> Result | None:

@@ -8,7 +8,7 @@ from senet.files import write_atomically
 from sweeps.ledger import entries_of
 from sweeps.progress import percent
 from sweeps.status import Status
-from sweeps.sweep import Sweep, versions
+from sweeps.sweep import Sweep
 from sweeps.thesis.figures import draw_figures
 from sweeps.thesis.results import Results, gather
 from sweeps.thesis.rows import ROWS, row_configs
@@ -98,7 +98,7 @@ def _about(sweep: Sweep, status: Status, timing: dict[str, Any]) -> str:
         lines.append("epochs were not timed")
     else:
         lines.append(f"epochs were timed on {machine['device']}, {machine['precision']}")
-    lines.append(", ".join(f"{package} {number}" for package, number in versions().items()))
+    lines.append(", ".join(f"{package} {number}" for package, number in sweep.about()["versions"].items()))
     return "".join(f"- {line}\n" for line in lines)
 
 

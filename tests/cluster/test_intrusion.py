@@ -225,7 +225,14 @@ def test_a_granted_user_shares_the_sweeps(tracking: Tracking, tmp_path: Path) ->
     team = f"{API}/experiments/get-by-name?experiment_name=senet-sweeps"
     tracking.users("grant", "ada")
     assert eve.get(team) == 403
-    assert Visitor(tracking, tmp_path, tracking.login("ada")).get(team) == 200
+    ada, admin = (Visitor(tracking, tmp_path, tracking.login(name)) for name in ("ada", "admin"))
+    assert ada.get(team) == 200
+    tracking.users("grant", "ada")  # A second time it changes nothing.
+    experiment = admin.read(team)["experiment"]["experiment_id"]
+    run = admin.read(f"{API}/runs/create", experiment_id=experiment)["run"]["info"]["run_id"]
+    assert eve.post(f"{API}/runs/delete", run_id=run) == 403
+    assert ada.post(f"{API}/runs/log-metric", run_id=run, key="joint", value=0.5, timestamp=1) == 200
+    assert ada.post(f"{API}/runs/delete", run_id=run) == 200, "as `sweeps delete` does"
 
 
 def test_logins_leave_the_machine_encrypted(lan: Namespaces | OneNamespace, tracking: Tracking, tmp_path: Path) -> None:

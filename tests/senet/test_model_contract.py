@@ -118,7 +118,9 @@ class TestEveryModel:
         with torch.no_grad():
             exact = network(images)
             with torch.autocast("cpu", torch.bfloat16):
-                rounded = network(images).float()
+                logits = network(images)
+        assert logits.dtype == torch.float32, "logits of eight bits would be ranked by chance"
+        rounded = logits.float()
         # Eight bits of mantissa, in up to 152 layers.
         assert (rounded - exact).norm() < 0.1 * exact.norm()
 

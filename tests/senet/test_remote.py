@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import threading
+import zlib
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,11 +16,13 @@ import yaml
 from senet.cli import main
 from senet.data.breeds import prepare_breeds
 from senet.data.catalogue import dataset_folder, describe_dataset, obtain_dataset, own_copy_of
+from senet.data.folder import import_folders
 from senet.data.remote import fetch_dataset
 from senet.data.store import open_dataset
 from senet.errors import InputError
 from sweeps.cli import main as sweeps
 from tests.conftest import TINY, TINY_TRIAL, refusal
+from tests.senet.photo_folders import Folders, paint
 
 
 @pytest.fixture
@@ -69,7 +72,7 @@ def test_each_machine_keeps_its_own_copy_of_what_lies_on_a_share(
     describe_dataset(home, "pets")
     assert not (tmp_path / "cache").exists(), "a description copies nothing"
     dataset = obtain_dataset(home, "pets")
-    copy = tmp_path / "cache" / f"pets-{dataset.fingerprint}"
+    copy = tmp_path / "cache" / f"pets-{dataset.manifest['checksum'][:16]}"
     assert (dataset.name, list((tmp_path / "cache").iterdir())) == ("pets", [copy])
     assert str(getattr(dataset.base.images, "filename", "")) == str(copy / "base.images.npy")
     assert obtain_dataset(home, "pets").fingerprint == dataset.fingerprint
@@ -85,6 +88,23 @@ def test_each_machine_keeps_its_own_copy_of_what_lies_on_a_share(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_a_copy_is_made_anew_where_the_manifest_alone_is_another(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("senet.mounts.mounts", lambda: f"1 1 0:1 / {home} rw - nfs4 server:/x rw")
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path / "cache"))
+    folders, found = Folders(tmp_path), []
+    for picture in [*folders.base.rglob("*.png"), *folders.stream.rglob("*.png")]:
+        paint(picture, seed=zlib.crc32(str(picture).encode()), shape=(24, 24))
+    for policy in ("crop", "squash"):
+        import_folders(
+            home / "datasets" / "pets", folders.base, folders.stream, size=16, policy=policy, replace=True
+        )  # fmt: skip
+        found.append(obtain_dataset(home, "pets"))
+    assert found[0].fingerprint == found[1].fingerprint, "all pictures are square"
+    assert [dataset.manifest["source"]["policy"] for dataset in found] == ["crop", "squash"]
+
+
 def test_no_copy_is_made_where_the_cache_is_on_a_share_itself(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +115,9 @@ def test_no_copy_is_made_where_the_cache_is_on_a_share_itself(
     dataset = obtain_dataset(home, "pets")
     assert str(getattr(dataset.base.images, "filename", "")) == str(folder / "base.images.npy")
     assert not (tmp_path / "cache").exists()
-    assert own_copy_of(home, "pets") == f"pets-{dataset.fingerprint}", "the doctor asks every machine for it"
+    assert own_copy_of(home, "pets") == f"pets-{dataset.manifest['checksum'][:16]}", (
+        "the doctor asks every machine for it"
+    )
 
 
 def test_a_data_set_is_put_to_an_address_once(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +143,30 @@ def test_a_data_set_is_put_to_an_address_once(home: Path, tmp_path: Path, capsys
     damaged = refusal(main, capsys, "data", "copy", "pets", f"{url}-2").err
     assert "damaged" in damaged
     assert not (tmp_path / "bucket" / "pets-2" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "manifest"])
+def test_what_an_address_lacks_is_put_there_again(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    prepare_breeds(home / "datasets" / "pets", TINY)
+    there, url = tmp_path / "bucket" / "pets", f"file://{tmp_path}/bucket/pets"
+    assert main(["data", "copy", "pets", url]) == 0
+    images = there / "base.images.npy"
+    untouched = images.stat().st_mtime_ns
+    if damage == "missing":
+        (there / "streaming.split.npy").unlink()
+    elif damage == "truncated":
+        (there / "streaming.split.npy").write_bytes(b"half")
+    else:
+        change_manifest(home / "datasets" / "pets", kind="several objects")
+    capsys.readouterr()
+    assert main(["data", "copy", "pets", url]) == 0
+    assert f"copied to {url}" in capsys.readouterr().out
+    assert images.stat().st_mtime_ns == untouched, "what is whole stays"
+    assert obtain_dataset(tmp_path / "elsewhere", url).kind == open_dataset(home / "datasets" / "pets").kind
+    assert main(["data", "copy", "pets", url]) == 0
+    assert "is there already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -162,15 +208,20 @@ def test_a_damaged_one_is_not_taken(url: str, tmp_path: Path, home: Path, damage
     elif damage == "manifest":
         flip(source / "manifest.json", 300)
     else:
-        from senet.data.integrity import _digest
-
         manifest = json.loads((source / "manifest.json").read_text())
-        del manifest["checksum"]
-        manifest["checksums"]["../../escaped"] = "0"
-        (source / "manifest.json").write_text(json.dumps(manifest | {"checksum": _digest(manifest)}))
+        change_manifest(source, checksums=manifest["checksums"] | {"../../escaped": "0"})
     with pytest.raises(InputError, match=r"damaged|is not what its manifest says|names other files"):
         fetch_dataset(url, dataset_folder(home, url))
     assert list((home / "datasets").iterdir()) == []
+
+
+def change_manifest(folder: Path, **values: object) -> None:
+    """Change values of a manifest, and its checksum with them."""
+    from senet.data.integrity import _digest
+
+    manifest = json.loads((folder / "manifest.json").read_text()) | values
+    del manifest["checksum"]
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"checksum": _digest(manifest)}))
 
 
 def flip(path: Path, at: int) -> None:

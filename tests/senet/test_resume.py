@@ -1,5 +1,6 @@
 """Imports that are interrupted, run twice at once, or find another one's remains."""
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -135,6 +136,35 @@ def test_of_two_imports_to_one_name_one_wins(folders: Folders) -> None:
     folders.run(target="alone", seed=seed)
     assert open_dataset(folders.target).fingerprint == open_dataset(folders.target.with_name("alone")).fingerprint
     assert sorted(path.name for path in folders.target.parent.iterdir()) == ["alone", "small"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_finished_data_set_that_cannot_be_moved_is_kept_for_the_next_call(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    if replace:
+        folders.run(seed=1)
+    before = sorted(path.name for path in folders.target.parent.iterdir()) if replace else []
+    rename = os.rename
+
+    def full(source: Path, target: Path) -> None:
+        if Path(source).name == "data":
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(target))
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="quota"):
+                folders.run(replace=replace)
+    assert [path.name for path in folders.target.parent.iterdir() if not path.name.startswith(".")] == before
+    assert not replace or open_dataset(folders.target).manifest["split"]["seed"] == 1
+    with monkeypatch.context() as patch:
+        written = stop_after(patch, 99, KeyboardInterrupt())
+        folders.run(replace=replace)
+    assert written == [], "nothing is decoded again"
+    assert open_dataset(folders.target).manifest["split"]["seed"] == 0
+    assert [path.name for path in folders.target.parent.iterdir()] == ["small"]
 
 
 def test_remains_of_others_are_left_alone(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Stanford Dogs as it is published, in small: the archive, the folder, the lists, and what is refused."""
 
 import io
+import struct
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +59,7 @@ class Dogs:
                 cells = np.empty((len(names), 1), object)
                 cells[:, 0] = names
                 file = io.BytesIO()
-                savemat(file, {"file_list": cells, "labels": np.ones((len(names), 1))})
+                savemat(file, {"file_list": cells, "labels": np.ones((len(names), 1))}, do_compression=what == "train")
                 add(archive, f"{what}_list.mat", file.getvalue())
 
 
@@ -65,6 +67,49 @@ def add(archive: tarfile.TarFile, name: str, content: bytes = b"", kind: bytes =
     member = tarfile.TarInfo(name)
     member.size, member.type, member.linkname = len(content), kind, "/etc/passwd" if kind != tarfile.REGTYPE else ""
     archive.addfile(member, io.BytesIO(content))
+
+
+def pack_list(dogs: Dogs, content: bytes) -> None:
+    with tarfile.open(dogs.lists, "w") as archive:
+        for name in ("train_list.mat", "test_list.mat"):
+            add(archive, name, content)
+
+
+def element(kind: int, content: bytes) -> bytes:
+    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def matrix(what: int, name: bytes, dimensions: tuple[int, int], values: bytes) -> bytes:
+    flags, shape = struct.pack("<II", what, 0), struct.pack("<ii", *dimensions)
+    return element(14, element(6, flags) + element(5, shape) + element(1, name) + values)
+
+
+def cells(values: bytes) -> bytes:
+    """`file_list`, a cell array of one cell."""
+    return matrix(1, b"file_list", (1, 1), values)
+
+
+def nested(depth: int) -> bytes:
+    """Cells in cells."""
+    values = b""
+    for _ in range(depth):
+        values = matrix(1, b"", (1, 1), values)
+    return cells(values)
+
+
+def claiming() -> bytes:
+    """A string that claims 30 million characters and has none."""
+    return matrix(4, b"", (1, 30_000_000), element(16, b""))
+
+
+def mat(variables: bytes) -> bytes:
+    return b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + variables
+
+
+def inflating(length: int) -> bytes:
+    """A file of a few kilobytes with a compressed string of so many characters."""
+    content = zlib.compress(cells(matrix(4, b"", (1, length), element(16, bytes(length)))))
+    return mat(struct.pack("<II", 15, len(content)) + content)
 
 
 @pytest.fixture
@@ -118,6 +163,13 @@ def test_the_published_lists_are_the_official_split(dogs: Dogs) -> None:
         (lambda dogs, train, test: dogs.lists.write_bytes(dogs.tar.read_bytes()), "no train_list.mat in it"),
         (lambda dogs, train, test: dogs.lists.write_bytes(b"no archive"), "no tar archive"),
         (lambda dogs, train, test: dogs.lists.unlink(), "cannot be read (No such file"),
+        (lambda dogs, train, test: pack_list(dogs, bytes(5 * 2**20)), "a list of 5 MiB; at most 4 MiB are read"),
+        (lambda dogs, train, test: pack_list(dogs, inflating(2**25)), "(inflates to more than 16 MiB)"),
+        (lambda dogs, train, test: pack_list(dogs, mat(cells(claiming()))), "`` is in both lists"),
+        (lambda dogs, train, test: pack_list(dogs, mat(nested(2_000))), "(not all of its cells are strings)"),
+        (lambda dogs, train, test: pack_list(dogs, mat(nested(3))[:-9]), "(truncated)"),
+        (lambda dogs, train, test: pack_list(dogs, mat(b"")), "(no such cell array)"),
+        (lambda dogs, train, test: pack_list(dogs, bytes(500)), "(no MATLAB file of level 5)"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(dogs: Dogs, change: Callable[..., object], part: str) -> None:

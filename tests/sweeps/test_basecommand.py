@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from sweeps.cli import main
 from sweeps.inventory import Inventory, size_of
-from sweeps.lease import Timing, take_lease
+from sweeps.lease import Timing, lease_holder, take_lease
 from tests.conftest import refusal
 
 KEYS = ["0123456789abcde" + digit for digit in "01234"]
@@ -123,6 +124,30 @@ def test_it_asks(bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys
     assert len(left(bases)) == 3
 
 
+def test_what_is_taken_while_it_asks_stays(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {
+        name: make(home, key, 240.0) for name, key in zip(("used", "trained", "mended", "old"), KEYS, strict=False)
+    }
+    (found["mended"] / "weights-1.safetensors").write_bytes(b"x" * 1000)
+    with ExitStack() as lease:
+
+        def answer(question: str) -> str:
+            (found["used"] / "used").write_bytes(b"\n")
+            lease.enter_context(take_lease(found["trained"], "sweep/7", Timing()))
+            os.utime(found["mended"] / "base.json")
+            return "y"
+
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        monkeypatch.setattr("builtins.input", answer)
+        assert main(["bases", "--prune", "--older-than", "5", "--damaged"]) == 0
+    assert left(found) == {"used", "trained", "mended"}
+    said = capsys.readouterr().out
+    assert "left alone: 3 that were" in said
+    assert "deleted 1 bases" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -164,8 +189,19 @@ def test_sizes(text: str, size: float) -> None:
     assert size_of(text, "x") == size
 
 
-def test_a_base_that_goes_while_it_is_looked_at(bases: dict[str, Path], home: Path) -> None:
+def test_a_base_that_goes_while_it_is_looked_at(
+    bases: dict[str, Path], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inventory = Inventory(home / "bases")
     inventory.remove(KEYS[0])
     inventory.remove(KEYS[0])
     assert KEYS[0] not in {base.key for base in inventory.bases()}
+
+    def another_removes(folder: Path, timing: Timing) -> str | None:
+        if folder == bases["recent"]:
+            Inventory(home / "bases").remove(KEYS[1])
+        return lease_holder(folder, timing)
+
+    monkeypatch.setattr("sweeps.inventory.lease_holder", another_removes)
+    inventory.make_room(1000, 10000)
+    assert [base.key for base in inventory.bases()] == KEYS[2:]

@@ -55,6 +55,7 @@ def without_seconds(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_a_base_is_trained_once(tmp_path: Path, tiny: Dataset, trial_config: MakeConfig) -> None:
     store = BaseStore(tmp_path)
+    (tmp_path / "anything").touch()
     epochs: list[int] = []
 
     def on_epoch(report: dict[str, Any]) -> None:
@@ -66,6 +67,8 @@ def test_a_base_is_trained_once(tmp_path: Path, tiny: Dataset, trial_config: Mak
     assert epochs == [1, 2, 3]
     assert Inventory(tmp_path).bases()[0].holder is None
     assert names(tmp_path / key) == ["base.json", "weights"], "nothing is left of the making"
+    open_to = (tmp_path / "anything").stat().st_mode & 0o777
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / key).iterdir()} == {open_to}, "others may read them"
     again = store.obtain(trial_config(streaming={"epochs": 7}), tiny, RUNTIME, on_epoch, "b")
     assert epochs == [1, 2, 3]
     assert (again[0], again[2]) == (key, True)

@@ -55,7 +55,7 @@ def test_a_damaged_sweep_is_named(home: Path, capsys: pytest.CaptureFixture[str]
     assert "sweep.json: cannot be read" in line_of(capsys, "delete", "x", "--yes")
     assert main(["status"]) == 0
     captured = capsys.readouterr()
-    assert "x: damaged: " in captured.err
+    assert "x: cannot be read: " in captured.err
     assert "no sweeps below" in captured.out
 
 

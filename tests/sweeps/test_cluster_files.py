@@ -4,8 +4,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +252,55 @@ def test_head_and_worker_make_a_cluster(home: Home, tmp_path: Path, monkeypatch:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_no_secrets_go_to_the_machines(name: str) -> None:
+    config = read(name)
+    assert "." in config["file_mounts"].values()
+    assert {"cluster/mlflow/secrets", "cluster/mlflow/.env"} <= set(config["rsync_exclude"])
+
+
+@pytest.mark.parametrize(("name", "again"), [("USR1", True), ("TERM", False)])
+def test_a_slurm_job_queues_itself_again_when_the_time_is_up_but_not_when_it_is_cancelled(
+    tmp_path: Path, name: str, again: bool
+) -> None:
+    assert "#SBATCH --signal=B:USR1@300\n" in (CLUSTER / "slurm" / "sweep.sbatch").read_text()
+    ended = f"trap 'echo >{tmp_path}/told; exit 1' TERM; echo >{tmp_path}/driven"
+    commands = {
+        "ray": '[ "$1" = get-auth-token ] || exec sleep 60',
+        "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+        "scontrol": f'if [ "$1" = requeue ]; then echo "$2" >>{tmp_path}/requeued; else echo 127.0.0.1; fi',
+        "sweeps": f"{ended}; while :; do sleep 0.1; done",
+    }
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for command, body in commands.items():
+        (programs / command).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (programs / command).chmod(0o755)
+    head, number = head_of_a_job()
+    with head:
+        own = {"HOME": str(tmp_path), "SWEEPS_HOME": str(tmp_path), "SLURM_SUBMIT_DIR": str(tmp_path),
+               "SLURM_JOB_ID": str(number), "SLURM_JOB_NODELIST": "here", "SLURM_JOB_NUM_NODES": "1",
+               "MLFLOW_TRACKING_URI": "https://tracking"}  # fmt: skip
+        process = start("slurm/sweep.sbatch", "recipe", "job", log=tmp_path / "log", **own)
+        try:
+            wait_for((tmp_path / "driven").exists, 60)
+            os.kill(process.pid, getattr(signal, f"SIG{name}"))
+            process.wait(timeout=60)
+        finally:
+            kill_everything(process)
+    assert process.returncode == 1, (tmp_path / "log").read_text()
+    assert (tmp_path / "told").exists(), "the sweep was given the time to stop"
+    assert (tmp_path / "requeued").exists() == again
+
+
+def head_of_a_job() -> tuple[socket.socket, int]:
+    """What listens where a Slurm job looks for Ray's head, and the number of the job."""
+    for number in range(os.getpid(), os.getpid() + 100):
+        with suppress(OSError):
+            return socket.create_server(("127.0.0.1", 30000 + number % 10000)), number
+    raise AssertionError("no free port")
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_slurm_job_ends_in_time_and_the_next_goes_on(home: Home, tmp_path: Path) -> None:
@@ -287,7 +338,7 @@ def test_a_slurm_job_ends_in_time_and_the_next_goes_on(home: Home, tmp_path: Pat
             break
     try:
         assert process.poll() is None, log.read_text()
-        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGUSR1)
         process.wait(timeout=120)
         assert process.returncode == 1
         assert "interrupted; go on: sweeps resume job" in log.read_text()

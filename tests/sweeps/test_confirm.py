@@ -257,6 +257,31 @@ def test_a_baseline_that_comes_first(swept: Sweep) -> None:
     assert "note: pictures were looked at on another kind of machine" in printed
 
 
+def test_a_pick_that_shares_no_seed_with_the_baseline(swept: Sweep) -> None:
+    # In the study's order: widths 3, 2, 1 with seed 8, then with seed 9.
+    add_study(swept, changes={0: FAILED, 3: FAILED, 1: FAILED, 5: FAILED})
+    found = concluded(swept)
+    assert (found["pick"], found["baseline"], found["test"]["better"]) == (1, 0, None)
+    printed = shown(found)
+    assert "trial 1 came first, but it and the baseline share no seed with which both ran: not compared" in printed
+    assert "test split, baseline: trial 0" in printed
+
+
+def test_pictures_are_looked_at_with_what_a_trial_needed(studied: Sweep) -> None:
+    study = study_of(studied)
+    study.trial_folder(1).mkdir(parents=True, exist_ok=True)
+    (study.trial_folder(1) / "attempt-1.json").write_text('{"next_resources": {"cpu": 1, "gpu": 0.5}}')
+    shares: dict[str, float] = {}
+
+    def look(assignments: list[dict[str, Any]]) -> None:
+        shares.update({Path(given["folder"]).name: given["gpu"] for given in assignments})
+        Eyes(right_of)(assignments)
+
+    conclude(studied, sweep_status(studied), 2, look)
+    assert sorted(shares.values()) == [0, 0, 0, 0, 0, 0.5]
+    assert shares[study.trial_folder(1).name] == 0.5
+
+
 def test_what_was_looked_at_is_not_looked_at_again(studied: Sweep) -> None:
     sweep, eyes = studied, Eyes(right_of)
     concluded(sweep)

@@ -19,10 +19,11 @@ from sweeps.config import validate_recipe
 from sweeps.driver import Driver
 from sweeps.ledger import Ledger
 from sweeps.progress import PlainView, Tally
+from sweeps.pruning import Verdict
 from sweeps.run import reconcile
 from sweeps.sweep import Sweep, create_sweep
 from sweeps.tracking import SweepTracking
-from sweeps.trial import failure
+from sweeps.trial import failure, spoils_process
 from tests.conftest import merged
 from tests.sweeps.commands import RECIPE
 
@@ -87,6 +88,13 @@ def test_what_a_trial_failed_of() -> None:
     assert failure(MemoryError("no room")) == "out of memory: no room"
     assert failure(RuntimeError("CUDA out of memory. Tried")) == "out of memory: CUDA out of memory. Tried"
     assert failure(RuntimeError("DefaultCPUAllocator: can't allocate memory: x")).startswith("out of memory: ")
+    assert failure(RuntimeError("GET was unable to find an engine to execute this")).startswith("out of memory: ")
+    assert failure(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when")).startswith("out of memory: ")
+    illegal = RuntimeError("CUDA error: an illegal memory access was encountered")
+    assert failure(illegal).startswith("error: RuntimeError: CUDA error")
+    assert spoils_process(illegal)
+    assert not spoils_process(RuntimeError("CUDA out of memory. Tried"))
+    assert not spoils_process(ValueError("x"))
 
 
 def test_a_bug_is_not_tried_again(session: Callable[..., Session]) -> None:
@@ -210,6 +218,27 @@ def test_without_more_to_give_it_is_not_tried_again(session: Callable[..., Sessi
     s = session(resources={"cpu": 2, "gpu": 1})
     s.end(s.begin(), state="failed", error="out of memory: x")
     assert s.ledger.entries()[0].state == "failed"
+
+
+def test_a_whole_gpu_that_is_too_small_is_not_tried_again_with_more_cores(session: Callable[..., Session]) -> None:
+    s = session(resources={"cpu": 1, "gpu": 1})
+    s.end(s.begin(), state="failed", error="out of memory: CUDA out of memory. Tried to allocate 1.00 GiB")
+    assert s.ledger.entries()[0].state == "failed"
+
+
+def test_epochs_that_are_told_again_count_once(session: Callable[..., Session]) -> None:
+    s = session({"trials": 1})
+    s.begin()
+    epoch = {"phase": "base", "epoch": 1, "epochs": 3, "base_topk": 0.5, "spent_base": 7.0}
+    for _ in range(2):
+        s.driver.reported("t0", epoch)
+    s.driver.reported("t0", epoch | {"epoch": 2, "spent_base": 9.0})
+    s.driver.reported("t0", epoch | {"spent_base": 7.5})
+    s.driver._given_up["t0"] = Verdict(2, "stopped", None)
+    s.driver.ended("t0", died=False)
+    left = s.sweep.result(0)
+    assert left is not None
+    assert [(report["epoch"], report["spent_base"]) for report in left["history"]] == [(1, 7.5), (2, 9.0)]
 
 
 def test_a_trial_whose_process_died_goes_on_after_a_while(

@@ -33,7 +33,9 @@ def test_what_a_worker_gets(nodes: list[dict[str, float]], workers: int, resourc
     ("nodes", "workers", "message"),
     [
         ([{"CPU": 2}], 3, "--workers 3: there are 2 CPU cores, and every worker needs one"),
-        ([{"CPU": 64, "GPU": 2.0}], 3, "--workers 3: there are 2 GPUs, and every worker needs one"),
+        ([{"CPU": 64, "GPU": 2.0}], 3, "--workers 3: there are 2 GPUs with a CPU core beside them, and every worker"),
+        # Ray would wait for cores without a word.
+        ([{"CPU": 2, "GPU": 4.0}], 4, "--workers 4: there are 2 GPUs with a CPU core beside them"),
         ([{}], 1, "--workers 1: there are 0 CPU cores"),
     ],
 )

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import optuna
+import psycopg
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from sweeps.storage import database_lock
+from sweeps.sweep import Sweep
 from tests.conftest import merged
 from tests.sweeps.commands import RECIPE, Home, kill_everything, wait_for
 from tests.sweeps.postgres import PASSWORD, Postgres
@@ -93,3 +96,24 @@ def test_a_database_that_is_not_there_is_said_before_anything_begins(tmp_path: P
     assert 'database "nowhere" does not exist' in error
     assert error.count("\n") == 1
     assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.usefixtures("password")
+def test_a_driver_whose_lock_another_has_taken_stops(tmp_path: Path, postgres: Postgres) -> None:
+    url = postgres.create("taken")
+    home = DatabaseHome(tmp_path, url)
+    recipe = merged(RECIPE, {"config": {"base": {"epochs": 60}}, "search": {"storage": url}})
+    process = home.start("sweeps", "run", str(home.recipe("x", **recipe)))
+    sweep = Sweep(tmp_path, "x")
+    try:
+        wait_for(lambda: list(sweep.folder.glob("trials/*/progress.json")) or process.poll() is not None)
+        with psycopg.connect(url) as connection:
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+        with database_lock(url, sweep.about()["id"], alone=True) as held:
+            assert held()
+            out, error = process.communicate(timeout=240)
+        assert process.returncode == 1, out + error
+        assert "paused: the database dropped the sweep's lock, which cannot be had again; go on: sweeps resume x" in out
+        assert home.status("x")["state"] == "paused"
+    finally:
+        kill_everything(process)

@@ -24,6 +24,8 @@ def build(config, classes):
 
 # An epoch has six steps.
 BREAKS = """
+import os
+from pathlib import Path
 from torch import nn
 
 class Breaks(nn.Module):
@@ -35,11 +37,16 @@ class Breaks(nn.Module):
 
     def forward(self, images):
         self.steps += self.training
+        if self.steps == 1:
+            with Path(__file__).with_name("pids").open("a") as file:
+                file.write(f"{os.getpid()} ")
         scores = self.head(self.body(images))
         if self.steps > 6 and self.width == 9:
             return scores * float("nan")
         if self.steps > 6 and self.width == 10:
             raise ValueError("it breaks")
+        if self.steps > 6 and self.width == 11:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return scores
 
 def build(config, classes):
@@ -92,6 +99,23 @@ def test_trials_that_break_in_their_second_epoch_fail_alone(home: Home) -> None:
     assert nan["error"].startswith("non-finite: not finite in the base phase, epoch 2, step 1, learning rate")
     assert raises["error"] == "error: ValueError: it breaks"
     assert "ValueError: it breaks" in home.call("sweeps", "logs", "breaks", "1")
+
+
+def test_no_trial_gets_a_process_whose_gpu_is_lost_to_it(home: Home) -> None:
+    (home.folder / "mine.py").write_text(BREAKS)
+    recipe = home.recipe(
+        "spoilt",
+        config=RECIPE["config"] | {"model": {"name": "mine:build"}},
+        space={"model.width": {"choice": [8, 11]}, "streaming.learning_rate": {"log": [0.003, 0.03]}},
+        enqueue=[{"model.width": 11}, {"model.width": 8}],
+        search={"trials": 2, "concurrency": 1},
+    )
+    said = home.call("sweeps", "run", str(recipe))
+    home.assert_consistent("spoilt", 2)
+    spoilt, whole = home.status("spoilt")["trials"]
+    assert (spoilt["state"], whole["state"]) == ("failed", "complete"), said
+    assert spoilt["error"] == "error: RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert len(set((home.folder / "pids").read_text().split())) == 2, "each had a process of its own"
 
 
 def test_streaming_is_searched_over_a_base_that_one_has(home: Home) -> None:

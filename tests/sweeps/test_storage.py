@@ -4,8 +4,14 @@ import errno
 import fcntl
 import json
 import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import senet.mounts
@@ -14,9 +20,10 @@ from senet.mounts import kind_of_share
 from sweeps.cli import main
 from sweeps.config import validate_recipe
 from sweeps.journal import open_journal
-from sweeps.storage import storage_file
-from sweeps.sweep import create_sweep
+from sweeps.storage import database_lock, storage_file
+from sweeps.sweep import Sweep, create_sweep
 from tests.conftest import merged, refusal
+from tests.sweeps.postgres import PASSWORD, Postgres
 from tests.sweeps.test_search import RECIPE
 
 MOUNTS = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
@@ -165,3 +172,87 @@ def test_a_share_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("sweeps.sweep.fcntl.flock", none)
     with pytest.raises(InputError, match=r"driver\.lock: cannot be locked: Operation not supported; SWEEPS_HOME must"):
         sweep.is_driven()
+
+
+@contextmanager
+def as_another_user(folder: Path) -> Iterator[None]:
+    """As one who may read `folder` and write nothing in it."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_another_users_sweep_can_be_looked_at() -> None:
+    # A folder of pytest's may not be entered by others.
+    with tempfile.TemporaryDirectory(dir="/tmp") as home:
+        Path(home).chmod(0o755)
+        sweep = create_sweep(Path(home), None, "x", validate_recipe(RECIPE, "r"), "data")
+        with sweep.driving(), as_another_user(sweep.folder):
+            assert sweep.is_driven()
+        with as_another_user(sweep.folder):
+            assert not sweep.is_driven()
+            with pytest.raises(PermissionError), sweep.driving():
+                pass
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("password")
+class TestTheLockInADatabase:
+    """Of two machines, whose folders have locks of their own, one drives a sweep."""
+
+    @pytest.fixture
+    def url(self, postgres: Postgres) -> str:
+        return postgres.create(f"lock_{uuid.uuid4().hex}")
+
+    @pytest.fixture
+    def machines(self, url: str, tmp_path: Path) -> tuple[Sweep, Sweep]:
+        recipe = validate_recipe(merged(RECIPE, {"search": {"storage": url}}), "r")
+        here = create_sweep(tmp_path / "here", None, "x", recipe, "data")
+        shutil.copytree(tmp_path / "here", tmp_path / "there")
+        return here, Sweep(tmp_path / "there", "x")
+
+    @staticmethod
+    def end_connections(url: str) -> int:
+        """End all connections to a database but this one, as its restart does."""
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+        with psycopg.connect(url) as connection:
+            return len(connection.execute(f"{others} pg_backend_pid()").fetchall())
+
+    def test_it_is_taken_again_where_its_connection_is_lost(self, url: str, machines: tuple[Sweep, Sweep]) -> None:
+        here, there = machines
+        with here.driving() as held:
+            assert held()
+            assert self.end_connections(url) == 1
+            assert held()
+            assert there.is_driven()
+            with pytest.raises(InputError, match="is running already"), there.driving():
+                pass
+            assert held()
+        assert not there.is_driven()
+
+    def test_it_is_not_taken_from_another(self, url: str, machines: tuple[Sweep, Sweep]) -> None:
+        here, there = machines
+        with here.driving() as held:
+            self.end_connections(url)
+            with there.driving():
+                assert not held()
+            assert not held(), "who has lost it stops"
+
+    def test_who_may_not_lock_is_told_so_in_a_line(self, url: str, postgres: Postgres) -> None:
+        user, function = f"u_{uuid.uuid4().hex}", "pg_try_advisory_lock(bigint)"
+        with psycopg.connect(url) as connection:
+            connection.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}'")
+            connection.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+        theirs = postgres.url(url.rpartition("/")[2], user)
+        said = f"`search.storage`: {theirs}: permission denied for function pg_try_advisory_lock$"
+        with pytest.raises(InputError, match=said), database_lock(theirs, "x", alone=True):
+            pass

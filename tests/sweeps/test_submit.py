@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -134,6 +136,32 @@ def test_what_is_no_dashboard_is_refused(
     finally:
         server.shutdown()
         server.server_close()
+
+
+class _Cluster:
+    """Takes jobs, and keeps the names of what came with them."""
+
+    def submit_job(self, runtime_env: dict[str, Any], metadata: dict[str, str], **_: Any) -> str:
+        self.files = sorted(path.name for path in Path(runtime_env["working_dir"]).iterdir())
+        self.modules = metadata["modules"]
+        return "job"
+
+    def get_job_info(self, _: str) -> Any:
+        return SimpleNamespace(status=SimpleNamespace(is_terminal=lambda: False))
+
+    def get_job_logs(self, _: str) -> str:
+        return "Running entrypoint for job job: exec\nsweep own: 2 at a time\n"
+
+
+def test_a_network_of_ours_in_the_checkout_goes_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = _Cluster()
+    monkeypatch.setattr("sweeps.submit._connect", lambda _: cluster)
+    monkeypatch.chdir(Path(__file__).parents[2])
+    own = {"config": RECIPE["config"] | {"model": {"name": "senet.models:build"}}, "enqueue": []}
+    recipe = home.recipe("own", **own, space={"streaming.l2_sp": {"log": [0.001, 0.1]}})
+    assert main(["submit", str(recipe), "--address", "http://127.0.0.1:1"]) == 0
+    assert {"own.yaml", "senet", "sweeps"} <= set(cluster.files)
+    assert cluster.modules == ""
 
 
 def test_a_wrong_recipe_is_told_before_anything_is_sent(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from sweeps.ledger import Entry
 from sweeps.storage import tracking_uri
-from sweeps.tracking import SweepTracking, connect, delete_sweep_runs, register_model
+from sweeps.tracking import EXPERIMENT, SweepTracking, claim_model_name, connect, delete_sweep_runs, register_model
 from tests.sweeps.commands import Home, wait_for
 
 METRICS = {"joint": 0.7, "original_topk": 0.8, "streaming_topk": 0.5}
@@ -200,7 +200,8 @@ def test_models_are_registered_with_their_lineage(tmp_path: Path) -> None:
     (folder / "weights.safetensors").write_bytes(b"w")
     provenance = {"sweep": "s", "trial": 3, "data": {"name": "x", "fingerprint": "f"}}
     for version in (1, 2):
-        named = register_model(tmp_path, folder, provenance, {"test": METRICS}, {"model": {"width": 8}})
+        claim_model_name(tmp_path, "winner")
+        named = register_model(tmp_path, folder, provenance, {"test": METRICS}, {"model.width": 8})
         assert named == f"winner version {version}"
     client, runs = logged(tmp_path)
     found = client.get_model_version("winner", "2")
@@ -209,6 +210,44 @@ def test_models_are_registered_with_their_lineage(tmp_path: Path) -> None:
     assert runs[-1].data.params == {"model.width": "8"}
     assert runs[-1].data.metrics["test/joint"] == 0.7
     assert (tmp_path / "artifacts" / found.run_id / "artifacts" / "model" / "weights.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_registered_leaves_no_open_run(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "winner"
+    folder.mkdir(parents=True)
+    provenance = {"data": {"name": "x", "fingerprint": "f"}}
+    with pytest.raises(MlflowException):  # Nobody has claimed the name.
+        register_model(tmp_path, folder, provenance, {"test": METRICS}, {})
+    _, runs = logged(tmp_path)
+    assert [run.info.status for run in runs] == ["FAILED"]
+
+
+@pytest.mark.slow
+def test_a_bucket_for_files_that_does_not_answer_stops_no_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    connect(tmp_path)
+    MlflowClient(tracking_uri(tmp_path)).rename_experiment("1", "of-others")
+    MlflowClient(tracking_uri(tmp_path)).create_experiment(EXPERIMENT, artifact_location="s3://nobody/has/this")
+    tracking = SweepTracking(tmp_path, "s", "without-a-login")
+    tracking.begin({"data": "x"})
+    report = tmp_path / "report.md"
+    report.write_text("# s\n")
+    tracking.attach([report])
+    assert "the sweep goes on" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_runs_that_were_marked_and_not_swept_go_with_the_sweep(tmp_path: Path) -> None:
+    track(tmp_path)
+    client, runs = logged(tmp_path)
+    client.delete_run(runs[0].info.run_id)
+    assert delete_sweep_runs(tmp_path, "id1") == 3
+    assert client.search_runs(["1"], run_view_type=3) == []
 
 
 @pytest.mark.slow

@@ -122,9 +122,10 @@ class Fetcher:
             if gate.closed:
                 raise FetchError(gate.closed)
             await asyncio.sleep(gate.next_start - clock())
-            gate.next_start = clock() + self._interval
             try:
                 async with self._slots:
+                    # No earlier: a slot may be long in coming, and the next request keeps its distance from this one.
+                    gate.next_start = clock() + self._interval
                     answer = await self._exchange(url, gate)
             except _PassingError:
                 gate.failures += 1

@@ -35,7 +35,6 @@ class Folder:
         """Add a picture. A kill in between leaves a record without a file, which the next call fetches again."""
         self.manifest.put(record)
         write_atomically(self.place(record), content)
-        self.place(record).chmod(0o644)
 
     def missing(self, record: Record) -> bool:
         """Whether a picture that should be kept has no file."""
@@ -61,22 +60,23 @@ class Folder:
 
         Args:
             choices: a file that the contact sheet saved; not given: the one in this folder, if there is one. It is
-                copied here, so that a later call does not go back to older choices.
+                copied here, so that a later call does not go back to older choices. What the one here says of a picture
+                that is gone waits until it is back.
 
         Raises:
-            InputError: the file is wrong, or of another collection.
+            InputError: the file is wrong, or the one given is of another collection.
         """
         source = choices or self.choices
         if choices is not None or source.exists():
             ticked = _read_choices(source)
             pictures = {record.file: record for record in self.manifest if record.got}
-            for name in ticked:
-                if name not in pictures:
-                    raise InputError(f"{source}: `{name}` is no picture of this collection")
+            unknown = [name for name in ticked if name not in pictures]
+            if choices is not None and unknown:
+                raise InputError(f"{source}: `{unknown[0]}` is no picture of this collection")
             write_atomically(self.choices, json.dumps(ticked, indent=1, ensure_ascii=False).encode())
             for name, keep in ticked.items():
                 state = State.KEPT if keep else State.REJECTED
-                if pictures[name].state is not state:
+                if name in pictures and pictures[name].state is not state:
                     self.manifest.put(pictures[name].model_copy(update={"state": state}))
         self.tidy()
 

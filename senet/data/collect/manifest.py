@@ -113,7 +113,6 @@ class Manifest:
     def tidy(self) -> None:
         """Write one line a picture: earlier states, and a last line that a kill has torn, go."""
         write_atomically(self._path, b"".join(_line(record) for record in self))
-        self._path.chmod(0o644)
 
 
 def _read(path: Path) -> Iterator[Record]:

@@ -72,6 +72,8 @@ def collect(spec_file: Path, out: Path, choices: Path | None, report: Callable[[
         folder.apply(choices)
         call = _Call(spec, folder, report)
         asyncio.run(call.fetch_all())
+        # A picture that was gone and is back has been judged before.
+        folder.apply(None)
         folder.manifest.tidy()
         write_sheet(folder, spec_file.stem, str(spec_file))
         return _summary(spec, folder.manifest, call)

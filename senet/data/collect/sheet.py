@@ -40,7 +40,6 @@ def write_sheet(folder: Folder, name: str, spec: str) -> None:
     template = string.Template(resources.files(__package__).joinpath("contact-sheet.html").read_text("utf-8"))
     page = template.substitute(name=html.escape(name), spec=html.escape(spec), mixes="\n".join(mixes))
     write_atomically(folder.sheet, page.encode("utf-8", "backslashreplace"))
-    folder.sheet.chmod(0o644)
 
 
 def _thumbnails(folder: Folder, records: list[Record]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator, model
 
 from senet.config import Config
 from senet.data.collect.address import authority, web_address
+from senet.data.pictures import MAX_FILE_BYTES
 from senet.errors import InputError, first_problem
 from senet.yamlfile import read_mapping
 
@@ -66,8 +67,8 @@ class Spec(Config):
     """requests a second to one host"""
     timeout: Annotated[float, Field(gt=0, le=600)] = 30.0
     """seconds that one request may take in all"""
-    max_megabytes: Annotated[float, Field(gt=0, le=200)] = 20.0
-    """a larger file is dropped"""
+    max_megabytes: Annotated[float, Field(gt=0, le=MAX_FILE_BYTES // 10**6)] = 20.0
+    """a larger file is dropped; an import reads none that is larger than the most that can be asked for"""
     trusted_hosts: Annotated[list[str], Field(default_factory=list)]
     """`host:port` of servers that may be asked though their address is not public"""
     wikimedia_api: str = "https://commons.wikimedia.org/w/api.php"

@@ -217,6 +217,26 @@ def test_choices_are_applied_and_stay(collection: Collection, tmp_path: Path) ->
     assert "0 kept (0 new), 3 rejected" in collection.run(mixes)
 
 
+def test_choices_of_a_picture_that_is_gone_wait_until_it_is_back(collection: Collection, tmp_path: Path) -> None:
+    urls = collection.serve(1, 2, 3)
+    collection.run(mix(*urls))
+    one, two, three = (name_of(picture(seed)) for seed in (1, 2, 3))
+    choices = tmp_path / "choices.json"
+    choices.write_text(json.dumps({one: True, two: False}))
+    collection.run(mix(*urls), "--choices", str(choices))
+
+    # One is deleted and not to be had at present, of the other the manifest's line was deleted.
+    (collection.out / "mixes" / one).unlink()
+    manifest = collection.out / "manifest.jsonl"
+    manifest.write_text("".join(line for line in manifest.read_text().splitlines(True) if two not in line))
+    collection.server.answers |= {"/1.jpg": status(403), "/2.jpg": status(403)}
+    assert "1 kept (0 new), 0 rejected, 0 dropped, 2 failed" in collection.run(mix(*urls))
+    assert f"{choices}: `{one}` is no picture of this" in collection.run(mix(*urls), "--choices", str(choices), code=2)
+    collection.serve(1, 2)
+    assert "2 kept (2 new), 1 rejected" in collection.run(mix(*urls))
+    assert (collection.files(), collection.files("rejected")) == (sorted([one, three]), [two])
+
+
 def test_an_interrupted_move_is_finished(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     urls = collection.serve(1, 2)
     collection.run(mix(*urls))
@@ -313,11 +333,17 @@ def test_two_calls_at_once(collection: Collection) -> None:
     collection.run(mix(*collection.serve(1)))
 
 
-def test_another_folder(collection: Collection, tmp_path: Path) -> None:
-    collection.run(mix(*collection.serve(1)), "--output", str(tmp_path / "other"))
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_another_folder(collection: Collection, tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        collection.run(mix(*collection.serve(1)), "--output", str(tmp_path / "other"))
+    finally:
+        os.umask(before)
     assert (tmp_path / "other" / "mixes" / name_of(picture(1))).exists()
     assert not collection.out.exists()
-    os.chmod(tmp_path / "other" / "manifest.jsonl", 0o644)
+    written = ("manifest.jsonl", "contact-sheet.html", f"mixes/{name_of(picture(1))}")
+    assert {(tmp_path / "other" / name).stat().st_mode & 0o777 for name in written} == {mode}
     file = tmp_path / "file"
     file.write_text("")
     assert f"{file}: cannot be written" in collection.call("--output", str(file), code=2)

@@ -1,5 +1,6 @@
 """Collecting from servers that fail in every way: what is repeated, what is given up, how long it takes."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from tests.senet.collect.conftest import Collection
 from tests.senet.collect.server import (
     Answer,
+    Handler,
     content,
     drip,
     drip_headers,
@@ -133,6 +135,25 @@ def test_a_host_is_asked_at_the_rate_and_told_who_asks(collection: Collection) -
     agents = {headers["User-Agent"] for _, _, headers in collection.server.requests}
     assert len(agents) == 1
     assert agents.pop().startswith("senet-sweeps/0.1.0 (tester@example.org) aiohttp/")
+
+
+def test_a_host_is_asked_at_the_rate_though_slots_are_long_in_coming(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("senet.data.collect.fetch._REQUESTS_AT_ONCE", 1)
+    server = collection.server
+
+    def slow(handler: Handler, _: int) -> None:
+        time.sleep(0.8)
+        handler.send(200, picture(9))
+
+    server.answers["/slow"] = slow
+    other = f"localhost:{server.server_port}"
+    urls = [f"http://{other}/slow", *collection.serve(1, 2)]
+    collection.run(mix(*urls), rate=3, timeout=5, trusted_hosts=[server.host, other])
+    asked = [(target, when) for when, target, _ in server.requests]
+    assert [target for target, _ in asked] == ["/slow", "/1.jpg", "/2.jpg"]
+    assert asked[2][1] - asked[1][1] > 0.3
 
 
 def test_retry_after_is_waited_for(collection: Collection) -> None:

@@ -41,6 +41,7 @@ def test_a_spec_in_full(tmp_path: Path) -> None:
         ("me@example.org", '"me@example.org\\r\\nX: y"', "`contact`: must be an e-mail address, or a web address"),
         ("contact:", "rates: 1\ncontact:", "unknown key `rates`"),
         ("contact:", "rate: 0\ncontact:", "`rate`: should be greater than 0, but got 0"),
+        ("contact:", "max_megabytes: 51\ncontact:", "`max_megabytes`: should be less than or equal to 50, but got 51"),
         ("contact:", "limit: 1.5\ncontact:", "`limit`: should be a valid integer, but got 1.5"),
         ("contact:", "trusted_hosts: [localhost]\ncontact:", "`localhost` must be host:port"),
         ("contact:", "trusted_hosts: ['a:1/x']\ncontact:", "`a:1/x` must be host:port"),
