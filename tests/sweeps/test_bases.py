@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -303,11 +304,13 @@ def test_many_that_are_killed_and_stopped_leave_one_whole_base(tmp_path: Path, d
         if dice.random() < 0.5:
             victim.kill()
         else:
-            os.kill(victim.pid, signal.SIGSTOP)
-            stopped.append(victim)
+            with suppress(ProcessLookupError):  # It may have ended just now.
+                os.kill(victim.pid, signal.SIGSTOP)
+                stopped.append(victim)
     for process in stopped:
         assert process.pid is not None
-        os.kill(process.pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGCONT)
     for process in processes:
         process.join(200)
     assert {process.exitcode for process in processes} <= {0, -signal.SIGKILL}
