@@ -99,7 +99,7 @@ class Bench:
         labels = torch.eye(CLASSES, dtype=torch.bool, device=device)[torch.arange(options.batch) % CLASSES]
 
         def piece() -> float:
-            with torch.backends.cudnn.flags(enabled=True, deterministic=not free, benchmark=free):
+            with torch.backends.cudnn.flags(enabled=True, deterministic=not free, benchmark=free, allow_tf32=False):
                 start = time.perf_counter()
                 for _ in range(options.steps):
                     step(images, labels)

@@ -7,7 +7,7 @@ import torch
 
 from senet.complexity import Complexity, complexity
 from senet.config import TrialConfig
-from senet.device import Runtime
+from senet.device import Runtime, reproducible
 from senet.losses import loss_of
 from senet.models import build_model
 
@@ -57,7 +57,8 @@ def _seconds(action: object, runtime: Runtime) -> float:
     best = float("inf")
     for _ in range(_REPEATS + 1):
         start = time.perf_counter()
-        action()
+        with reproducible():
+            action()
         if runtime.device.type == "cuda":
             torch.cuda.synchronize(runtime.device)
         best = min(best, time.perf_counter() - start)

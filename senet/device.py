@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from senet.errors import InputError
+
 # What a process takes of a GPU besides its tensors, its context and its kernels: a few hundred MiB, which torch neither
 # counts nor limits.
 CONTEXT_BYTES = 600 * 2**20
@@ -36,12 +38,20 @@ class Runtime:
         much it uses.
 
         Whoever gives out shares only counts them: they keep nobody from the others' memory. On a CPU nothing is done.
+
+        Raises:
+            InputError: the share has no room for tensors.
         """
         if self.device.type == "cuda":
             # What an earlier trial in this process has left.
             torch.cuda.empty_cache()
             context = CONTEXT_BYTES / torch.cuda.get_device_properties(self.device).total_memory
-            fraction = 1.0 if share >= 1 else max(0.0, share - context)
+            if share <= context:
+                raise InputError(
+                    f"a share of {share:g} of this GPU holds no more than a CUDA context: it must be more than "
+                    f"{context:.2f}"
+                )
+            fraction = 1.0 if share >= 1 else share - context
             torch.cuda.set_per_process_memory_fraction(fraction, self.device.index)
             torch.cuda.reset_peak_memory_stats(self.device)
 

@@ -16,6 +16,7 @@ class NonFiniteError(Exception):
 _OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
+    "Cannot allocate memory",
     "not enough memory",
     "ALLOC_FAILED",
     "ALLOCATION_FAILED",

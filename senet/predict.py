@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from senet.data.pictures import decode_pictures
-from senet.device import Runtime
+from senet.device import Runtime, reproducible
 from senet.errors import InputError
 from senet.modelfolder import Model
 
@@ -45,7 +45,7 @@ def predict_files(model: Model, files: list[Path], runtime: Runtime) -> list[Pre
             if problem:
                 raise InputError(f"{file}: cannot be read as an image: {problem}")
         images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - mean) / std
-        with runtime.autocast():
+        with runtime.autocast(), reproducible():
             logits = network(images.to(runtime.device)).float().cpu()
         for file, row in zip(batch, model.calibration.probabilities(logits), strict=True):
             order = row.argsort(descending=True, stable=True).tolist()

@@ -119,7 +119,7 @@ def _work(order: dict[str, Any]) -> None:
             shared.fetch_folder(progress)
         train_to_folder(config, order["provenance"], folder, obtain_dataset(home, config.data), runtime, say)
         if rank == 0:
-            shared.pass_on_folder(folder)
+            shared.pass_on_folder(folder, last="model.json")
             shared.remove(progress)
     except InputError as error:
         heard.put(("input", str(error)))

@@ -91,8 +91,8 @@ def summary(status: Status) -> str:
         largest = max(measured, key=lambda trial: trial["gpu_memory"]["bytes"])
         memory = largest["gpu_memory"]
         lines.append(
-            f"GPU memory: at most {memory['bytes'] / 2**30:.1f} GiB, {percent(memory['fraction'])} % of a GPU "
-            f"(trial {largest['number']})"
+            f"GPU memory: at most {memory['bytes'] / 2**30:.1f} GiB of tensors, with the CUDA context "
+            f"{percent(memory['fraction'])} % of a GPU (trial {largest['number']})"
         )
     references = [str(trial["number"]) for trial in status["trials"] if is_reference(trial)]
     if references:

@@ -181,7 +181,7 @@ class _Judge(FIFOScheduler):  # type: ignore[misc]
             self._driver.hear()
             if not self._held():
                 # Another process may drive the sweep by now: what runs here is cut off.
-                self._driver.close("paused: the database dropped the sweep's lock, which cannot be had again")
+                self._driver.close(_LOCK_LOST)
                 os.kill(os.getpid(), signal.SIGINT)
             # Machines may have joined, or been lost.
             self._look = time.monotonic() + _LOOK_SECONDS
@@ -189,6 +189,9 @@ class _Judge(FIFOScheduler):  # type: ignore[misc]
             if self._recipe.search.concurrency is None:
                 self._driver.concurrency = max(1, min(_room(self._recipe), self._recipe.search.trials))
         return super().choose_trial_to_run(tune_controller)
+
+
+_LOCK_LOST = "paused: the database dropped the sweep's lock, which cannot be had again"
 
 
 def _obey(driver: Driver) -> None:
@@ -226,19 +229,28 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
             except KeyboardInterrupt:
                 asked.set()
             finally:
-                driver.interrupt()
+                if held():
+                    driver.interrupt()
         finally:
             view.close()
-            # Tune takes Ctrl-C for itself: what it leaves undone tells of it.
-            left = any(entry.state == "running" for entry in ledger.entries())
-            cut = asked.is_set() or left or driver is None or not driver.done()
-            ending = "interrupted" if driver is None or cut else driver.ending or "ended"
-            if driver is not None and driver.ending and driver.ending.startswith("paused") and not asked.is_set():
-                # Trials that cannot write are left undone as well.
-                ending = driver.ending
-            sweep.set_ending(ending)
-            finished = conclude(recipe, ledger.entries(), tracking, ending)
+            ending, finished = _LOCK_LOST, False
+            # Who has lost the lock leaves everything to whoever has it.
+            if held():
+                ending = _ending(driver, ledger.entries(), asked.is_set())
+                sweep.set_ending(ending)
+                finished = conclude(recipe, ledger.entries(), tracking, ending)
     return None if finished else ending
+
+
+def _ending(driver: Driver | None, entries: list[Entry], asked: bool) -> str:
+    """How a session has ended, which was `asked` to stop or not."""
+    # Tune takes Ctrl-C for itself: what it leaves undone tells of it.
+    left = any(entry.state == "running" for entry in entries)
+    if driver is not None and driver.ending and driver.ending.startswith("paused") and not asked:
+        # Trials that cannot write are left undone as well.
+        return driver.ending
+    cut = asked or left or driver is None or not driver.done()
+    return "interrupted" if driver is None or cut else driver.ending or "ended"
 
 
 def _largest_machine() -> dict[str, float]:

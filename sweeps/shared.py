@@ -106,10 +106,12 @@ class Shared:
                     self._files.put_file(str(path), self._key(path))
                 self._passed_on[path] = changed
 
-    def pass_on_folder(self, folder: Path) -> None:
-        """Put the files of a folder that have changed since into the bucket; hidden ones and folders stay here."""
+    def pass_on_folder(self, folder: Path, last: str = "") -> None:
+        """Put the files of a folder that have changed since into the bucket, the one named `last` after the others;
+        hidden ones and folders stay here."""
         if self._files is not None and folder.is_dir():
-            self.pass_on(*sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != "."))
+            files = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
+            self.pass_on(*sorted(files, key=lambda path: (path.name == last, path)))
 
     def remove(self, path: Path) -> None:
         """Remove a file or a folder from the bucket."""

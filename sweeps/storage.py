@@ -191,8 +191,9 @@ def database_lock(url: str, name: str, alone: bool) -> Iterator[Callable[[], boo
         InputError: the package psycopg is missing, or the database cannot be used.
     """
     with closing(_Lock(url, name, alone)) as lock:
-        lock.take()
-        yield lock.held
+        ours = lock.take()
+        # Who only looks has no need of it later.
+        yield lock.held if alone else lambda: ours
 
 
 class _Lock:

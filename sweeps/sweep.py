@@ -10,6 +10,7 @@ confirm.json, confirm.md    what confirming it on fresh seeds came to; the study
 thesis/             tables, statements, figures and epoch times of a sweep over the thesis' grid
 """
 
+import errno
 import fcntl
 import json
 import shutil
@@ -206,9 +207,9 @@ class Sweep:
         path = self.folder / "driver.lock"
         try:
             return path.open("a+")
-        except PermissionError:
-            # Another user's sweep may be looked at.
-            if alone or not path.exists():
+        except OSError as error:
+            # Another user's sweep may be looked at, and one on a share that is mounted for reading alone.
+            if alone or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not path.exists():
                 raise
             return path.open()
 

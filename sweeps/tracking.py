@@ -1,4 +1,4 @@
-"""MLflow: one parent run a sweep, one nested run a trial, one registered model a final training.
+"""MLflow: one parent run a sweep, one nested run a trial.
 
 A tracking server may fail; a sweep must not. Every call that fails is remembered, and what it would have written is
 written later from the trial's result: when the trial ends, when the sweep ends, or when it is resumed.
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from senet.errors import InputError
@@ -37,8 +36,6 @@ EXPERIMENT = "senet-sweeps"
 _KIND = ("mlflow.experimentKind", "custom_model_development")
 # So long a tracking that failed is left alone.
 _PAUSE_SECONDS = 30
-# So long a server may take for one file of a model, which it passes on to a bucket.
-_UPLOAD_SECONDS = 600
 # Runs that `mlflow gc` is given at once: Linux takes 128 KiB in one argument.
 _SWEPT_AT_ONCE = 1000
 # So often a trial's epochs are logged at most.
@@ -105,6 +102,8 @@ def failing_clearly(home: Path) -> Iterator[None]:
     uri = tracking_uri(home)
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:  # noqa: BLE001 Each store, database and bucket raises errors of its own.
         raise InputError(f"tracking at {uri}: {_reason(error)}") from None
 
@@ -319,64 +318,6 @@ def _runs_of(client: MlflowClient, experiment: str, sweep_id: str, view: int) ->
         token = page.token
         if not token:
             return found
-
-
-def claim_model_name(home: Path, name: str) -> None:
-    """Make the registered model `name` if there is none yet: on a server it may be somebody else's to write."""
-    client, _ = connect(home)
-    with suppress(MlflowException):  # It is there already.
-        client.create_registered_model(name)
-    client.set_registered_model_tag(name, "made_by", "senet-sweeps")
-
-
-def register_model(
-    home: Path,
-    folder: Path,
-    provenance: dict[str, Any],
-    metrics: dict[str, dict[str, float]],
-    params: dict[str, Any],
-) -> str:
-    """Register a model folder under its name (`claim_model_name`), with where it comes from; returns `NAME version N`.
-
-    Args:
-        metrics: by split, then by name.
-        params: the complete trial config, by dotted path.
-    """
-    client, experiment = connect(home)
-    origin = {key: str(provenance[key]) for key in ("sweep", "sweep_id", "trial", "base_key") if key in provenance}
-    tags = origin | {"data_fingerprint": provenance["data"]["fingerprint"]}
-    # The tag `trial` tells a sweep's runs apart; a model's run only names where it comes from.
-    run_tags = {f"from_{key}": value for key, value in tags.items()} | {"model": folder.name}
-    run = client.create_run(experiment, run_name=folder.name, tags=run_tags)
-    run_id, now = run.info.run_id, int(time.time() * 1000)
-    numbers = [(f"{split}/{key}", value) for split, values in metrics.items() for key, value in values.items()]
-    client.log_batch(
-        run_id,
-        metrics=[Metric(key, value, now, 0) for key, value in numbers],
-        params=[Param(key, str(value)) for key, value in params.items()],
-    )
-    try:
-        with _patience():
-            client.log_artifacts(run_id, str(folder), "model")
-        source = f"{run.info.artifact_uri}/model"
-        version = client.create_model_version(folder.name, source, run_id=run_id, tags=tags)
-    except BaseException:
-        client.set_terminated(run_id, "FAILED")
-        raise
-    client.set_terminated(run_id)
-    return f"{folder.name} version {version.version}"
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Wait longer for an answer; MLflow reads at every call how long."""
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    short = os.environ[name]
-    os.environ[name] = str(max(_UPLOAD_SECONDS, int(short)))
-    try:
-        yield
-    finally:
-        os.environ[name] = short
 
 
 def delete_sweep_runs(home: Path, sweep_id: str) -> int:

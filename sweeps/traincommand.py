@@ -32,24 +32,33 @@ def train(arguments: Namespace) -> int:
 
     from senet.modelfolder import refuse_existing
     from senet.training import model_folder
-    from sweeps.tracking import claim_model_name, failing_clearly, register_model
+    from sweeps.registry import claim_model_name, give_back_model_name, register_model
+    from sweeps.tracking import failing_clearly
 
     folder, shared = model_folder(home(), arguments.config, arguments.name), Shared(home())
     # Another machine may have trained a model of this name.
     shared.fetch_folder(folder, last="model.json")
     model = _unregistered(folder, config)
     if model is None:
+        if shared.url is not None and folder.exists():
+            raise InputError(f"{folder}: exists already, in {shared.url} as well; choose another name or delete both")
         refuse_existing(folder)
         obtain_dataset(home(), config.data)
     # What cannot be registered is told before it is trained.
     with failing_clearly(home()):
-        claim_model_name(home(), folder.name)
+        made = claim_model_name(home(), folder.name)
     if model is None:
         try:
             model = _trained(arguments, folder)
         except FailedError as error:
             print(f"sweeps: {error}", file=sys.stderr)
             return 1
+        except InputError:
+            if made:
+                give_back_model_name(home(), folder.name)
+            raise
+    # Where this was cut off before, the model may lie here alone.
+    shared.pass_on_folder(folder, last="model.json")
     params = _flattened(model.config.model_dump(mode="json"))
     with failing_clearly(home()):
         registered = register_model(home(), folder, model.provenance, model.metrics, params)
@@ -82,9 +91,7 @@ def _trained(arguments: Namespace, folder: Path) -> "Model":
 
     if arguments.workers > 1 or arguments.address is not None:
         return _train_together(arguments, folder)
-    model = train_from_file(arguments.config, folder, home())
-    Shared(home()).pass_on_folder(folder)
-    return model
+    return train_from_file(arguments.config, folder, home())
 
 
 def _train_together(arguments: Namespace, folder: Path) -> "Model":

@@ -44,8 +44,8 @@ def test_senet_knows_nothing_of_the_search() -> None:
         assert not {file for file in users(package) if file.startswith("senet/")}, package
 
 
-def test_mlflow_is_imported_in_one_file() -> None:
-    assert users("mlflow") == {"sweeps/tracking.py"}
+def test_mlflow_is_imported_in_one_file_each_for_runs_and_models() -> None:
+    assert users("mlflow") == {"sweeps/registry.py", "sweeps/tracking.py"}
 
 
 def test_ray_and_the_training_meet_in_one_file_each_for_trials_and_final_training() -> None:

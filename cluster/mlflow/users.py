@@ -53,6 +53,9 @@ def _grant(users: AuthServiceClient, name: str, kind: str, which: str, permissio
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+        # What she was granted before may be less.
+        users.revoke_user_permission(name, kind, which)
+        users.grant_user_permission(name, kind, which, permission)
 
 
 def _password(name: str) -> str:

@@ -102,25 +102,24 @@ def fetch_dataset(url: str, folder: Path) -> None:
 def send_dataset(folder: Path, url: str) -> bool:
     """Copy the data set `folder` to `url`, its manifest last; returns False where it is there already.
 
-    Of one that is there in part what is missing, too short or of another manifest is copied.
+    Of one that is there in part what is missing or too short is copied.
 
     Raises:
         InputError: it is damaged, another one is there, or nothing can be written there.
     """
     manifest = read_manifest(folder)
     remote = _Remote(check_url(url, "the address"))
-    there: dict[str, Any] = {"checksums": {}, "checksum": None}
-    if remote.size(MANIFEST) is not None:
-        there = fetch_manifest(url)
-        if there["fingerprint"] != manifest["fingerprint"]:
-            raise InputError(f"{url}: another data set is there, and is taken to stay as it is; choose another address")
+    begun = remote.size(MANIFEST) is not None
+    # The manifest also tells of policy and kind of labels, and those who have a copy do not look again.
+    if begun and fetch_manifest(url)["checksum"] != manifest["checksum"]:
+        raise InputError(f"{url}: another data set is there, and is taken to stay as it is; choose another address")
     verify_files(folder, manifest)
     due = [
         name
-        for name, checksum in sorted(manifest["checksums"].items())
-        if there["checksums"].get(name) != checksum or remote.size(name) != (folder / name).stat().st_size
+        for name in sorted(manifest["checksums"])
+        if not begun or remote.size(name) != (folder / name).stat().st_size
     ]
-    due += [MANIFEST] if there["checksum"] != manifest["checksum"] else []
+    due += [] if begun else [MANIFEST]
     for name in due:
         remote.write(name, folder / name)
     return bool(due)

@@ -8,6 +8,7 @@ import torch
 
 from senet.data.source import _uploaded, make_source
 from senet.device import CONTEXT_BYTES, Runtime
+from senet.errors import InputError
 
 
 def test_a_cpu_has_no_shares() -> None:
@@ -16,7 +17,7 @@ def test_a_cpu_has_no_shares() -> None:
     assert runtime.peak_memory() is None
 
 
-@pytest.mark.parametrize(("share", "fraction"), [(0.25, 0.25 - 1 / 16), (0.05, 0.0), (1, 1.0), (2, 1.0)])
+@pytest.mark.parametrize(("share", "fraction"), [(0.25, 0.25 - 1 / 16), (1, 1.0), (2, 1.0)])
 def test_a_gpu_is_held_to_its_share(monkeypatch: pytest.MonkeyPatch, share: float, fraction: float) -> None:
     """What is asked of torch, in which order: there may be no GPU here."""
     asked: list[tuple[str, object]] = []
@@ -30,6 +31,14 @@ def test_a_gpu_is_held_to_its_share(monkeypatch: pytest.MonkeyPatch, share: floa
     device = torch.device("cuda", 1)
     Runtime(device, bf16=False).hold_to(share)
     assert asked == [("empty", None), ("fraction", (fraction, 1)), ("reset", device)]
+
+
+def test_a_share_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    total = SimpleNamespace(total_memory=16 * CONTEXT_BYTES)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: total)
+    with pytest.raises(InputError, match="holds no more than a CUDA context"):
+        Runtime(torch.device("cuda", 0), bf16=False).hold_to(0.05)
 
 
 def test_what_a_process_uses_is_more_than_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:

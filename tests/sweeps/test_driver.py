@@ -93,6 +93,7 @@ def test_what_a_trial_failed_of() -> None:
     illegal = RuntimeError("CUDA error: an illegal memory access was encountered")
     assert failure(illegal).startswith("error: RuntimeError: CUDA error")
     assert spoils_process(illegal)
+    assert spoils_process(RuntimeError("GET was unable to find an engine to execute this")), "or it may be"
     assert not spoils_process(RuntimeError("CUDA out of memory. Tried"))
     assert not spoils_process(ValueError("x"))
 

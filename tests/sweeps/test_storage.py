@@ -223,9 +223,11 @@ class TestTheLockInADatabase:
     @staticmethod
     def end_connections(url: str) -> int:
         """End all connections to a database but this one, as its restart does."""
-        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND "
         with psycopg.connect(url) as connection:
-            return len(connection.execute(f"{others} pg_backend_pid()").fetchall())
+            return len(
+                connection.execute(f"{others} backend_type = 'client backend' AND pid <> pg_backend_pid()").fetchall()
+            )
 
     def test_it_is_taken_again_where_its_connection_is_lost(self, url: str, machines: tuple[Sweep, Sweep]) -> None:
         here, there = machines

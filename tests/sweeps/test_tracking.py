@@ -13,8 +13,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from sweeps.ledger import Entry
+from sweeps.registry import claim_model_name, give_back_model_name, register_model
 from sweeps.storage import tracking_uri
-from sweeps.tracking import EXPERIMENT, SweepTracking, claim_model_name, connect, delete_sweep_runs, register_model
+from sweeps.tracking import EXPERIMENT, SweepTracking, connect, delete_sweep_runs
 from tests.sweeps.commands import Home, wait_for
 
 METRICS = {"joint": 0.7, "original_topk": 0.8, "streaming_topk": 0.5}
@@ -199,8 +200,10 @@ def test_models_are_registered_with_their_lineage(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(b"w")
     provenance = {"sweep": "s", "trial": 3, "data": {"name": "x", "fingerprint": "f"}}
+    assert claim_model_name(tmp_path, "winner")
+    give_back_model_name(tmp_path, "winner")
     for version in (1, 2):
-        claim_model_name(tmp_path, "winner")
+        assert claim_model_name(tmp_path, "winner") == (version == 1)
         named = register_model(tmp_path, folder, provenance, {"test": METRICS}, {"model.width": 8})
         assert named == f"winner version {version}"
     client, runs = logged(tmp_path)
