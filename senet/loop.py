@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ _PHASE_SEEDS = {"base": 1, "streaming": 2}
 
 # An update larger than this is as good as infinite: it would leave the finite numbers within a few steps.
 _LARGEST_UPDATE = 1e30
+
+# Numbers that lie in 256 bytes, as which torch's allocators align.
+_ALIGNED = 64
 
 # So often a phase may go back and try a tenth of its learning rate.
 _ROLLBACKS = 3
@@ -272,10 +276,10 @@ def _shared_statistics(model: nn.Module, device: torch.device) -> Tensor:
         for name in ("running_mean", "running_var")
         if getattr(module, name) is not None
     ]
-    vector = torch.cat([torch.zeros(0, device=device), *(getattr(module, name) for module, name in found)])
-    start = 0
-    for module, name in found:
-        size = getattr(module, name).numel()
-        setattr(module, name, vector[start : start + size])
-        start += size
+    # Each begins where a tensor of its own might begin: kernels may count on that.
+    sizes = [getattr(module, name).numel() for module, name in found]
+    starts = list(accumulate((math.ceil(size / _ALIGNED) * _ALIGNED for size in sizes), initial=0))
+    vector = torch.zeros(starts[-1], device=device)
+    for (module, name), start, size in zip(found, starts, sizes, strict=False):
+        setattr(module, name, vector[start : start + size].copy_(getattr(module, name)))
     return vector

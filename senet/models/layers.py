@@ -90,17 +90,17 @@ def averages(features: Tensor, bins: int) -> Tensor:
 
 
 class Head(nn.Linear):
-    """The linear layer that gives the logits, in fp32 whatever the precision of the layers before it.
+    """The linear layer that gives the logits, in its weights' precision whatever that of the layers before it.
 
     bf16 has eight bits: logits of a few units would be rounded to hundredths, and ranked by chance.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, features) → logits (B, classes), float."""
+        """(B, features) → logits (B, classes)."""
         if features.is_meta:  # Where nothing is computed there is no autocast either.
             return super().forward(features)
         with torch.autocast(features.device.type, enabled=False):
-            return super().forward(features.float())
+            return super().forward(features.to(self.weight.dtype))
 
 
 def initialise(network: nn.Module, linear_deviation: float | None = None) -> None:

@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import s3fs
+import yaml
 from botocore.exceptions import EndpointConnectionError
 from ray import tune
 
@@ -24,7 +25,7 @@ from sweeps.config import validate_recipe
 from sweeps.storage import check_bucket, tracking_uri
 from sweeps.sweep import create_sweep, find_sweep
 from sweeps.trial import run_trial
-from tests.conftest import refusal
+from tests.conftest import TINY_TRIAL, refusal
 from tests.sweeps.commands import RECIPE, Home, kill_everything, wait_for
 from tests.sweeps.postgres import PASSWORD, Postgres
 from tests.sweeps.raycluster import free_ports
@@ -315,6 +316,21 @@ def test_bases_are_listed_and_pruned_in_the_bucket(
     assert main(["bases", "--prune", "--keep", "0GB", "--yes"]) == 0
     assert "deleted 2 bases" in capsys.readouterr().out
     assert files.find("lab/home/bases") == ["lab/home/bases/note.txt"]
+
+
+@pytest.mark.slow
+def test_a_model_that_another_machine_has_trained_is_not_overwritten(
+    tmp_path: Path, files: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SWEEPS_HOME", "s3://lab/home")
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path / "cache"))
+    for name in ("model.json", ".registered"):
+        files.pipe(f"lab/home/models/best/{name}", b"theirs")
+    config = tmp_path / "best.yaml"
+    config.write_text(yaml.safe_dump(TINY_TRIAL))
+    said = refusal(main, capsys, "train", str(config)).err
+    assert "exists already, in s3://lab/home as well; choose another name or delete both" in said
+    assert files.cat("lab/home/models/best/model.json") == b"theirs"
 
 
 @pytest.mark.slow
