@@ -55,7 +55,8 @@ def logs(arguments: Namespace) -> int:
         print(f"trial {arguments.trial}: running, or interrupted; its last report is above")
         return 0
     print(f"trial {arguments.trial}: {result['state']}, {result.get('error') or result.get('metrics')}")
-    if (folder / "error.txt").exists():
+    # One that was tried again keeps what its first attempt failed of.
+    if result["state"] == "failed" and (folder / "error.txt").exists():
         print((folder / "error.txt").read_text(), end="")
     return 0
 

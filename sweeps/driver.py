@@ -66,7 +66,7 @@ class Driver:
         # All bases are probed alike, whatever their trials' own streaming settings are.
         self._probe = self._space.config({}).streaming.model_dump(mode="json")
         self._probe |= {} if pruning is None else {"epochs": pruning.probe_epochs, "stages": 1}
-        self.concurrency, self._largest, self.gpus = concurrency, largest, gpus
+        self.concurrency, self.largest, self.gpus = concurrency, largest, gpus
         self._live: dict[str, Entry] = {}
         # By number: what trials have said of each epoch, and how often their processes died since.
         self._reports: dict[int, dict[tuple[str, int], dict[str, Any]]] = {}
@@ -83,6 +83,10 @@ class Driver:
         for entry in ledger.entries():
             self._shares.learn(entry)
         self._earlier_seconds, self._start = sweep.seconds_driven(), time.monotonic()
+        self.broken: Exception | None = None
+        """what the session ended of, if the user can mend it"""
+        self.stop_again = 0.0
+        """when all may be stopped once more, if it goes on"""
         self.ending: str | None = None
         """why no further trial is begun before all planned ones were, if so"""
 
@@ -139,9 +143,10 @@ class Driver:
 
     def close(self, reason: str) -> None:
         """Begin no further trial; unless the sweep is to pause, those that were begun are brought to their end."""
-        if self.ending is None:
+        paused = reason.startswith("paused")
+        if self.ending is None or (paused and not self.ending.startswith("paused")):
             self.ending = reason
-            self._suggester.close(drop=reason.startswith("paused"))
+            self._suggester.close(drop=paused)
 
     def reported(self, trial_id: str, report: dict[str, Any]) -> bool:
         """A trial has its base, has finished an epoch, or has left its result. Returns whether it goes on.
@@ -149,7 +154,9 @@ class Driver:
         One that has left its result has ended: the next one is assigned while its process is still leaving it, which
         Ray Tune then gives to the next one. Without one in waiting it would end the process.
         """
-        entry = self._live[trial_id]
+        entry = self._live.get(trial_id)
+        if entry is None:  # Ray Tune has started an ended trial once more.
+            return True
         self._view.reported(entry.number, report)
         if report["phase"] == "ready":
             self._suggester.base_stands(entry)
@@ -159,7 +166,8 @@ class Driver:
         elif report["phase"] == "blocked":
             self.close(f"paused: trial {entry.number} {report['reason']}; mend that")
         elif report["phase"] == "end":
-            self.ended(trial_id, died=False)
+            # Without a result it has not ended well: a share may not show it yet.
+            self.ended(trial_id, died=True)
         else:
             self._deaths.pop(entry.number, None)
             # A process that goes on from a checkpoint tells the epochs before it again.
@@ -280,7 +288,7 @@ class Driver:
         if not out_of_memory(result) or self._sweep.attempts(entry.number):
             return False
         now = self._given[entry.number]
-        more = {name: min(_LARGER_SHARE * share, self._largest.get(name, share)) for name, share in now.items()}
+        more = {n: max(share, min(_LARGER_SHARE * share, self.largest.get(n, share))) for n, share in now.items()}
         # A trial computes on one GPU, and Ray gives no more than one but whole ones.
         more["gpu"] = max(now["gpu"], min(1.0, more["gpu"]))
         short_on_gpu = re.search("CUDA|CUDNN|find an engine", str(result["error"])) is not None

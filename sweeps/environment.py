@@ -14,6 +14,8 @@ def set_ray_environment(local: bool) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+    # Ray Tune would start a trial again by itself, and not say so, whose machine was taken back.
+    os.environ.setdefault("RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE", "1")
     # The driver knows how many trials may wait for a process. Ray Tune would start one process after the other.
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1000")
     if local:

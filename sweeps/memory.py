@@ -66,7 +66,8 @@ class Memory:
             return
         key, base = self._of[entry.number]
         self.finished.setdefault(key, entry)
-        if entry.state == "complete":
+        # References look at old images, and win nothing.
+        if entry.state == "complete" and not entry.params.get("streaming.replay"):
             self.best = max(self.best, entry.joint)
         self._found[base].append(entry.values(self._metrics))
         seconds = entry.result.get("stage_seconds", {})

@@ -42,6 +42,8 @@ _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKIN
 _OBJECT_STORE_BYTES = 100 * 2**20
 # So long what the machines hold is taken to stay as it was.
 _LOOK_SECONDS = 5.0
+# So long Ray Tune has to stop what runs, before it is asked once more.
+_STOP_SECONDS = 10.0
 
 
 def _worker_environment() -> dict[str, str]:
@@ -139,16 +141,22 @@ class _Adapter(Searcher):  # type: ignore[misc]
         return {"_driver": None}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        assert self._driver is not None
-        assignment = self._driver.next_assignment(trial_id)
-        return Searcher.FINISHED if assignment is None and self._driver.done() else assignment
+        driver = self._driver
+        assert driver is not None
+        # While trials wait for nothing but time, Ray Tune calls nobody else.
+        _obey(driver)
+        with _breaking(driver):
+            assignment = driver.next_assignment(trial_id)
+            return Searcher.FINISHED if assignment is None and driver.done() else assignment
+        return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler hears reports."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         assert self._driver is not None
-        self._driver.ended(trial_id, died=error)
+        with _breaking(self._driver):
+            self._driver.ended(trial_id, died=error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is on disk."""
@@ -170,7 +178,9 @@ class _Judge(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         assert self._driver is not None
-        goes_on = self._driver.reported(trial.trial_id, result)
+        goes_on = True
+        with _breaking(self._driver):
+            goes_on = self._driver.reported(trial.trial_id, result)
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
@@ -178,14 +188,20 @@ class _Judge(FIFOScheduler):  # type: ignore[misc]
         assert self._driver is not None
         _obey(self._driver)
         if time.monotonic() >= self._look:
-            self._driver.hear()
+            with _breaking(self._driver):
+                self._driver.hear()
+                for trial in tune_controller.get_trials():
+                    # Of a process that could not be prepared for its next trial Ray Tune tells nobody.
+                    if trial.status == "ERROR":
+                        self._driver.ended(trial.trial_id, died=True)
             if not self._held():
                 # Another process may drive the sweep by now: what runs here is cut off.
                 self._driver.close(_LOCK_LOST)
-                os.kill(os.getpid(), signal.SIGINT)
+                _stop(self._driver)
             # Machines may have joined, or been lost.
             self._look = time.monotonic() + _LOOK_SECONDS
             self._driver.gpus = ray.cluster_resources().get("GPU", 0.0)
+            self._driver.largest = {n: max(self._driver.largest[n], have) for n, have in _largest_machine().items()}
             if self._recipe.search.concurrency is None:
                 self._driver.concurrency = max(1, min(_room(self._recipe), self._recipe.search.trials))
         return super().choose_trial_to_run(tune_controller)
@@ -200,7 +216,27 @@ def _obey(driver: Driver) -> None:
     if asked == "pause":
         driver.close("paused: asked to")
     elif asked == "stop":
+        _stop(driver)
+
+
+def _stop(driver: Driver) -> None:
+    """Stop all, as Ctrl-C does; not again at once, which would break off what Ray Tune does to end cleanly."""
+    now = time.monotonic()
+    if now >= driver.stop_again:
+        driver.stop_again = now + _STOP_SECONDS
         os.kill(os.getpid(), signal.SIGINT)
+
+
+@contextmanager
+def _breaking(driver: Driver) -> Iterator[None]:
+    """Stop all where ledger or disk fail, which the user can mend: Ray Tune would make a traceback of it, or nothing
+    at all."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        driver.broken = driver.broken or error
+        driver.close("paused: the driver cannot go on")
+        _stop(driver)
 
 
 def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
@@ -239,6 +275,8 @@ def drive(sweep: Sweep, concurrency: int, console: Console) -> str | None:
                 ending = _ending(driver, ledger.entries(), asked.is_set())
                 sweep.set_ending(ending)
                 finished = conclude(recipe, ledger.entries(), tracking, ending)
+    if driver.broken is not None:
+        raise driver.broken
     return None if finished else ending
 
 

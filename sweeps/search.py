@@ -254,8 +254,10 @@ class Suggester:
             self._blocked.append(params)
         self._blocked += again
         self._idle = True
-        # Nothing is left, and nothing will be: every configuration has been tried.
-        self._closed = not (self._blocked or self._unfinished or self._waiting)
+        # Nothing is left, and nothing will be: every configuration has been tried. One that runs may yet be repeated.
+        repeated = self._recipe.search.repeats == "seed" and self._recipe.search.sampler != "grid"
+        running = repeated and self._memory.running
+        self._closed = not (self._blocked or self._unfinished or self._waiting or running)
         return None
 
     def _replicate(self, draw: Draw) -> Entry | None:

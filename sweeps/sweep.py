@@ -13,6 +13,7 @@ thesis/             tables, statements, figures and epoch times of a sweep over 
 import errno
 import fcntl
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -35,6 +36,9 @@ from sweeps.shared import Shared
 from sweeps.storage import database_lock
 
 _PACKAGES = ("senet-sweeps", "torch", "ray", "optuna", "mlflow")
+
+ATTEMPT = "attempt-"
+"""begins the names of what earlier attempts of a trial have left"""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Sweep:
     def _of_trial(self, number: int, name: str) -> dict[str, Any] | None:
         path = self.trial_folder(number) / name
         Shared(self.home).fetch(path)
+        look_again(path.parent)
         return _read_json(path)
 
     def extended(self, trials: int) -> Recipe:
@@ -104,12 +109,17 @@ class Sweep:
 
     def attempts(self, number: int) -> list[dict[str, Any]]:
         """What earlier attempts of trial `number` left that were set aside."""
-        found = [_read_json(path) for path in sorted(self.trial_folder(number).glob("attempt-*.json"))]
+        folder, shared = self.trial_folder(number), Shared(self.home)
+        if shared.url is not None:
+            for name in shared.listing(folder):
+                if name.startswith(ATTEMPT) and not (folder / name).exists():
+                    shared.fetch(folder / name)
+        found = [_read_json(path) for path in sorted(folder.glob(f"{ATTEMPT}*.json"))]
         return [result for result in found if result is not None]
 
     def set_attempt_aside(self, number: int, next_resources: dict[str, float]) -> None:
         """Make room for a further attempt of trial `number`, and write down what it shall have of a machine."""
-        aside = self.trial_folder(number) / f"attempt-{len(self.attempts(number)) + 1}.json"
+        aside = self.trial_folder(number) / f"{ATTEMPT}{len(self.attempts(number)) + 1}.json"
         result = (self.result(number) or {}) | {"next_resources": next_resources}
         write_atomically(aside, json.dumps(result).encode())
         Shared(self.home).pass_on(aside)
@@ -120,7 +130,7 @@ class Sweep:
         result, attempts = self.result(number), self.attempts(number)
         if result is None:
             return None
-        if attempts and result == {key: value for key, value in attempts[-1].items() if key != "next_resources"}:
+        if attempts and is_set_aside(result, attempts[-1]):
             # Whoever set it aside was killed before it was gone.
             self._clear_attempt(number)
             return None
@@ -214,6 +224,17 @@ class Sweep:
             return path.open()
 
 
+def is_set_aside(result: dict[str, Any], attempt: dict[str, Any]) -> bool:
+    """Whether a result is that of an attempt which has made room for another."""
+    return result == {key: value for key, value in attempt.items() if key != "next_resources"}
+
+
+def look_again(folder: Path) -> None:
+    """Let a share see what others have put into a folder, or taken from it: NFS believes for a minute what it knew."""
+    with suppress(FileNotFoundError):
+        os.listdir(folder)
+
+
 def refuse_name(home: Path, name: str) -> None:
     """Raise InputError if `name` is no name for a new sweep."""
     sweep = Sweep(home, check_name(name, "--name"))
@@ -275,7 +296,9 @@ def find_sweep(home: Path, name: str) -> Sweep:
     if "/" not in name and name:
         shared = Shared(home)
         for file in ("recipe.yaml", "ending.json", "driven.json", "confirm.json", "sweep.json"):
-            shared.fetch(sweep.folder / file)
+            if not shared.fetch(sweep.folder / file) and file == "ending.json":
+                # It goes on meanwhile, on another machine.
+                (sweep.folder / file).unlink(missing_ok=True)
     if "/" in name or not (sweep.folder / "sweep.json").exists():
         known = ", ".join(sorted(path.parent.name for path in (home / "sweeps").glob("[!.]*/sweep.json"))) or "none yet"
         raise InputError(f"no sweep `{name}` in {home / 'sweeps'}; there are: {known}")

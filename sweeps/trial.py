@@ -17,6 +17,7 @@ from senet.files import write_atomically
 from sweeps.lease import BaseHeld
 from sweeps.shared import Shared, here
 from sweeps.stages import Stages, stage_seconds
+from sweeps.sweep import ATTEMPT, is_set_aside, look_again
 
 METRICS = (
     "base_top1",
@@ -73,6 +74,8 @@ def _run(assignment: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shared = Shared(home)
     shared.fetch_folder(folder)
+    look_again(folder)
+    _forget_attempt(folder)
     if (folder / "result.json").exists():
         # The process died after its last word was written and before it was said.
         tune.report({"phase": "end"})
@@ -97,6 +100,16 @@ def _run(assignment: dict[str, Any]) -> None:
     if spoilt:
         # The next trial would be given this process.
         os._exit(1)
+
+
+def _forget_attempt(folder: Path) -> None:
+    """Remove what is left here of an attempt that was set aside: whoever did so may see this disk or not."""
+    attempts = sorted(folder.glob(f"{ATTEMPT}*.json"))
+    if attempts and (folder / "result.json").exists():
+        result, last = (json.loads(path.read_text()) for path in (folder / "result.json", attempts[-1]))
+        if is_set_aside(result, last):
+            for name in ("result.json", "progress.json"):
+                (folder / name).unlink(missing_ok=True)
 
 
 def _last_report(folder: Path) -> dict[str, Any]:
@@ -145,6 +158,7 @@ def _both_phases(
     rungs = dict(assignment["rungs"])
     probed = config.model_copy(update={"streaming": StreamingConfig.model_validate(assignment["probe"])})
     trained: list[dict[str, Any]] = []
+    result["history"] = trained
 
     def say(report: dict[str, Any]) -> None:
         report = report | stages.report()
@@ -163,20 +177,26 @@ def _both_phases(
 
     key, base, reused = bases.obtain(config, dataset, runtime, on_base_epoch, assignment["trainer"])
     ready = {"base_key": key, "base_reused": reused, "seconds_saved": base.seconds if reused else 0.0}
-    history = base.history if reused else trained or base.history
+    before = base.history if reused else trained or base.history
+    history = list(before)
     result |= ready | {"history": history, "environment": runtime.identity()}
     say({**base.history[-1], **ready, "phase": "ready"})
+
+    def on_streaming_epoch(report: dict[str, Any]) -> None:
+        history.append(report)
+        say(report)
+
     with stages.of("streaming"):
         if config.streaming.ewc:
             base = bases.with_importance(key, base, config, dataset, runtime)
-        streamed = stream(config, base, dataset, runtime, say, folder / "streaming.pt")
+        streamed = stream(config, base, dataset, runtime, on_streaming_epoch, folder / "streaming.pt")
     (folder / "streaming.pt").unlink(missing_ok=True)
     shared.remove(folder / "streaming.pt")
     last = base.history[-1] | streamed.history[-1]
     result |= {
         "state": "complete",
         "metrics": {name: last[name] for name in METRICS if name in last},
-        "history": history + streamed.history,
+        "history": before + streamed.history,
         "gpu_memory": runtime.peak_memory(),
         "error": None,
     }

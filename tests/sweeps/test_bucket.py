@@ -231,6 +231,36 @@ def test_trials_go_on_and_bases_serve_on_other_machines(
 
 
 @pytest.mark.slow
+def test_a_trial_is_tried_again_where_it_ran_out_of_memory(
+    tmp_path: Path, files: Any, bucket: BucketHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = Machines(tmp_path / "machines", monkeypatch, "s3://lab/home")
+    with monkeypatch.context() as cramped:
+        cramped.setattr("senet.phases.stream", no_memory)
+        epochs = machines.run("first", 0)
+    assert epochs == [("base", 1), ("base", 2), ("base", 3)]
+    failed = machines.sweep.result(0)
+    assert failed is not None
+    assert failed["error"] == "out of memory: it is all used"
+    assert [report["epoch"] for report in failed["history"]] == [1, 2, 3], "its logs show how far it came"
+    machines.sweep.set_attempt_aside(0, {"cpu": 2, "gpu": 0})
+    # The machine has its own copy of what was set aside.
+    assert machines.run("first", 0) == [("streaming", 1), ("streaming", 2)]
+    found = machines.sweep.result(0)
+    assert found is not None
+    assert found["state"] == "complete"
+    # Another machine drives now.
+    machines.at("other")
+    other = find_sweep(copy_of("s3://lab/home"), "x")
+    assert [attempt["next_resources"]["cpu"] for attempt in other.attempts(0)] == [2]
+    machines.at("driver")
+
+
+def no_memory(*_: Any) -> None:
+    raise MemoryError("it is all used")
+
+
+@pytest.mark.slow
 def test_a_trial_waits_where_the_bucket_does_not_answer(
     tmp_path: Path, files: Any, bucket: BucketHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,45 @@ def test_what_a_trial_failed_of() -> None:
     assert not spoils_process(ValueError("x"))
 
 
+def test_a_trial_that_has_ended_without_a_result_is_started_again(
+    session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = session({"trials": 1})
+    s.begin()
+    assert s.driver.reported("t0", {"phase": "end"})
+    assert s.driver.reported("t0", {"phase": "end"}), "Ray may start it once more"
+    assert not s.driver.done()
+    later = time.monotonic() + 10
+    monkeypatch.setattr("sweeps.driver.time.monotonic", lambda: later)
+    again = s.driver.next_assignment("t1")
+    assert again is not None
+    assert again["number"] == 0
+
+
+def test_a_larger_share_is_that_of_machines_which_join_later(session: Callable[..., Session]) -> None:
+    s = session(resources={"cpu": 1, "gpu": 0.25})
+    s.driver.largest = {"cpu": 0.0, "gpu": 0.0}
+    s.end(s.begin(), state="failed", error="out of memory: x")
+    assert s.ledger.entries()[0].state == "failed", "there is none larger"
+    s.driver.largest = {"cpu": 1.0, "gpu": 1.0}
+    s.end(s.begin(), state="failed", error="out of memory: x")
+    again = s.driver.next_assignment("again")
+    assert again is not None
+    assert again["resources"] == {"cpu": 1, "gpu": 0.5}
+
+
+def test_a_sweep_at_its_limit_can_still_be_paused(session: Callable[..., Session]) -> None:
+    s = session({"trials": 4, "budget": {"target": 0.4}})
+    first, second = s.begin(), s.begin()
+    s.complete(first, 0.5, "t0")
+    assert s.driver.next_assignment("x") is None
+    assert str(s.driver.ending).startswith("ended")
+    s.driver.reported("t1", {"phase": "blocked", "reason": "cannot write: x"})
+    s.driver.ended("t1", died=False)
+    assert s.driver.done(), f"trial {second['number']} goes on when the sweep is resumed"
+    assert s.driver.ending == "paused: trial 1 cannot write: x; mend that"
+
+
 def test_a_bug_is_not_tried_again(session: Callable[..., Session]) -> None:
     s = session()
     s.end(s.begin(), state="failed", error="error: ValueError: x")

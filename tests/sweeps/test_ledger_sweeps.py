@@ -90,6 +90,29 @@ def test_in_a_database(tmp_path: Path, postgres: Postgres) -> None:
 
 
 @pytest.mark.usefixtures("password")
+def test_a_database_that_takes_no_more_ends_the_session_in_a_line(tmp_path: Path, postgres: Postgres) -> None:
+    url = postgres.create("readonly")
+    home = DatabaseHome(tmp_path, url)
+    process = home.start(
+        "sweeps", "run", str(home.recipe("x", **merged(RECIPE, {"search": {"trials": 4, "storage": url}})))
+    )
+    folder = tmp_path / "sweeps" / "x"
+    wait_for(lambda: list(folder.glob("trials/*/result.json")) or process.poll() is not None)
+    readonly = "ALTER DATABASE readonly SET default_transaction_read_only ="
+    others = "FROM pg_stat_activity WHERE datname = 'readonly' AND pid <> pg_backend_pid()"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"{readonly} on")
+        connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
+        out, error = process.communicate(timeout=240)
+        assert process.returncode == 2, out + error
+        assert "the ledger fails: " in error
+        assert "Traceback" not in out + error
+        connection.execute(f"{readonly} off")
+    home.call("sweeps", "resume", "x")
+    home.assert_consistent("x", 4)
+
+
+@pytest.mark.usefixtures("password")
 def test_a_database_that_is_not_there_is_said_before_anything_begins(tmp_path: Path, postgres: Postgres) -> None:
     home = Home(tmp_path)
     recipe = merged(RECIPE, {"search": {"storage": postgres.url("nowhere")}})

@@ -263,6 +263,17 @@ def test_a_finite_space_is_covered_however_large_it_is(tmp_path: Path, monkeypat
     assert len({str(entry.params) for entry in entries}) == len(entries) == 45
 
 
+def test_a_reference_reaches_no_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPE, "space", RECIPE["space"] | {"streaming.replay": {"choice": [0, "all"]}})
+    monkeypatch.setitem(RECIPE, "enqueue", [RECIPE["enqueue"][0] | {"streaming.replay": "all"}])
+    search = Search(tmp_path)
+    entry = search.suggester.next()
+    assert entry is not None
+    assert entry.params["streaming.replay"] == "all"
+    search.end(entry, 0.9)
+    assert search.suggester.best() == -math.inf
+
+
 def test_what_was_taken_over_reaches_no_target(tmp_path: Path) -> None:
     first = Search(tmp_path)
     params = dict(RECIPE["enqueue"][0])

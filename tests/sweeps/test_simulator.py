@@ -135,9 +135,10 @@ def test_the_grid_is_walked_base_by_base() -> None:
     assert order == [(8, 2), (8, 3), (16, 2), (16, 3)]
 
 
-def test_repeats_become_other_seeds() -> None:
+@pytest.mark.parametrize("slots", [1, 5])
+def test_repeats_become_other_seeds(slots: int) -> None:
     space = {"model.width": {"choice": [8, 16]}, "streaming.epochs": {"int": [2, 3]}}
-    run = simulate(recipe(space, trials=12, repeats="seed"), Flat(), slots=1)
+    run = simulate(recipe(space, trials=12, repeats="seed"), Flat(), slots=slots)
     assert [entry.state for entry in run.entries] == ["complete"] * 12
     tried = {(*entry.params.values(), entry.seed) for entry in run.entries}
     assert len(tried) == 12, "never the same configuration with the same seed"
