@@ -24,6 +24,8 @@ from sweeps.space import Params, Space, Value
 
 # What Optuna notes on a trial whose parameters were given; it is no state of a sampler.
 _GIVEN = "fixed_params"
+# What a sequence notes on its study of how far it has come, in notes of ours.
+_DRAWN = "sweeps:drawn"
 
 
 def make_sampler(name: str, seed: int, conditional: bool, objectives: int = 1) -> BaseSampler:
@@ -100,9 +102,10 @@ class Sampler:
         if self._lasting:
             # One sequence for the whole sweep: a resumed one goes on behind what it has drawn.
             self._study.sampler = make_sampler("qmc", search.seed, False)
+            noted = (trial.system_attrs[_DRAWN] for trial in reversed(trials) if _DRAWN in trial.system_attrs)
+            for name, value in next(noted, {}).items():
+                self._storage.set_study_system_attr(self._study_id, name, value)
         for trial in trials:
-            if self._lasting:
-                self.draw({})
             self._positions.append(len(self._study.get_trials(deepcopy=False)))
             self._study.add_trial(trial)
 
@@ -117,7 +120,11 @@ class Sampler:
         params = suggested(trial, self._space)
         # Samplers pass over failed trials: this one only carried the draw.
         told = self._study.tell(trial, state=TrialState.FAIL)
-        return Draw(params, {key: value for key, value in told.system_attrs.items() if key != _GIVEN})
+        notes = {key: value for key, value in told.system_attrs.items() if key != _GIVEN}
+        if self._lasting:
+            # Not every draw becomes a trial, and not every trial was drawn.
+            notes[_DRAWN] = dict(self._storage.get_study_system_attrs(self._study_id))
+        return Draw(params, notes)
 
     def opened(self, trial: FrozenTrial) -> None:
         """A trial has begun; its number is one more than the last one's."""

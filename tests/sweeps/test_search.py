@@ -160,7 +160,7 @@ def test_a_failed_base_is_tried_by_the_next(tmp_path: Path) -> None:
     assert search.base(second) == search.base(first)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
 @pytest.mark.slow
 def test_a_resumed_search_goes_on_as_it_would_have(tmp_path: Path, sampler: str) -> None:
     (tmp_path / "whole").mkdir()
