@@ -193,10 +193,6 @@ def _both_phases(
     (folder / "streaming.pt").unlink(missing_ok=True)
     shared.remove(folder / "streaming.pt")
     last = base.history[-1] | streamed.history[-1]
-    result |= {
-        "state": "complete",
-        "metrics": {name: last[name] for name in METRICS if name in last},
-        "history": before + streamed.history,
-        "gpu_memory": runtime.peak_memory(),
-        "error": None,
-    }
+    metrics = {name: last[name] for name in METRICS if name in last}
+    result |= {"state": "complete", "metrics": metrics, "history": before + streamed.history, "error": None}
+    result["gpu_memory"] = runtime.peak_memory()
