@@ -39,6 +39,8 @@ _PACKAGES = ("senet-sweeps", "torch", "ray", "optuna", "mlflow")
 
 ATTEMPT = "attempt-"
 """begins the names of what earlier attempts of a trial have left"""
+OF_AN_ATTEMPT = ("progress.json", "result.json")
+"""files of the attempt that is under way"""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Sweep:
 
     def _clear_attempt(self, number: int) -> None:
         """Remove what an attempt left that was set aside: the next one's time is its own."""
-        for name in ("progress.json", "result.json"):
+        for name in OF_AN_ATTEMPT:
             path = self.trial_folder(number) / name
             path.unlink(missing_ok=True)
             Shared(self.home).remove(path)

@@ -17,7 +17,7 @@ from senet.files import write_atomically
 from sweeps.lease import BaseHeld
 from sweeps.shared import Shared, here
 from sweeps.stages import Stages, stage_seconds
-from sweeps.sweep import ATTEMPT, is_set_aside, look_again
+from sweeps.sweep import ATTEMPT, OF_AN_ATTEMPT, is_set_aside, look_again
 
 METRICS = (
     "base_top1",
@@ -108,7 +108,7 @@ def _forget_attempt(folder: Path) -> None:
     if attempts and (folder / "result.json").exists():
         result, last = (json.loads(path.read_text()) for path in (folder / "result.json", attempts[-1]))
         if is_set_aside(result, last):
-            for name in ("result.json", "progress.json"):
+            for name in OF_AN_ATTEMPT:
                 (folder / name).unlink(missing_ok=True)
 
 
