@@ -161,11 +161,13 @@ class StreamingConfig(Config):
     freeze_batchnorm: bool = False
     """keep the base's batch-norm statistics, and use them, while streaming"""
     distillation: NonNegativeFloat = 0.0
-    """weight of the squared distance between the per-image centred logits and the base model's; 0: none"""
+    """weight of the squared distance between the per-image centred logits and the base model's (in later stages those
+    of the stage before); 0: none"""
     head_only: bool = False
     """train the last layer alone; all else stays as the base has it, batch-norm statistics too"""
     l2_sp: NonNegativeFloat = 0.0
-    """weight of half the squared distance between the weights and the base's (L2-SP); 0: none"""
+    """weight of half the squared distance between the weights and the base's, or in later stages those that the stage
+    before has left (L2-SP); 0: none"""
     ewc: NonNegativeFloat = 0.0
     """the same distance, every weight counted as much as it matters to the base (elastic weight consolidation)"""
     replay: NonNegativeInt | Literal["all"] = 0

@@ -69,6 +69,7 @@ class Evaluation:
         values["retention"] = original / base_topk if base_topk > 0 else torch.zeros_like(original)
         values["retention_top1"] = original_top1 / base_top1 if base_top1 > 0 else torch.zeros_like(original)
         values["forgetting"] = base_topk - original
+        values["forgetting_top1"] = base_top1 - original_top1
         if not len(scores.labels):
             return values | {"joint": original}
         values |= _accuracy("streaming", scores.logits, scores.labels, k)

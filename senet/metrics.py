@@ -9,16 +9,18 @@ from torch import Tensor
 
 
 def top1_hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N,) bool: the highest score is a true label."""
+    """(N,) bool: the highest score, the first of equal ones, is a true label."""
     return labels.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1)
 
 
 def topk_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """(N,) bool: every true label is among the k highest scores.
+    """(N,) bool: every true label is among the k highest scores; of equal scores the first labels count as higher.
 
     For one label this is ordinary top-k. The thesis does not define it for several; this is our choice.
     """
-    found = labels.gather(1, logits.topk(k, dim=1).indices).sum(dim=1)
+    # Unlike `topk`, a stable sort agrees with `argmax` about equal scores.
+    highest = logits.argsort(dim=1, descending=True, stable=True)[:, :k]
+    found = labels.gather(1, highest).sum(dim=1)
     return found == labels.sum(dim=1)
 
 

@@ -107,14 +107,14 @@ def stream(
     """Stream the multi-label images into a base, without its old images (thesis §6.3).
 
     With several stages the combinations of labels are streamed in as many groups, one after the other, each into what
-    the one before has left.
+    the one before has left: that is then what distillation, L2-SP and EWC hold on to.
 
     Arguments and errors are those of `train_base`. Reports hold train_loss (penalties included), train_top1,
     train_topk, learning_rate and, for the validation images, original_top1, original_topk, streaming_top1,
-    streaming_topk, streaming_loss, streaming_map, streaming_exact_match, retention, forgetting, joint; and
-    streaming_gap, which is train_topk − streaming_topk. With several stages also stage_N_topk for each, and from the
-    second stage on backward_transfer (Lopez-Paz and Ranzato 2017) and stage_forgetting (Chaudhry et al. 2018), which
-    say what a stage did to the earlier ones.
+    streaming_topk, streaming_loss, streaming_map, streaming_exact_match, retention, retention_top1, forgetting,
+    forgetting_top1, joint; and streaming_gap, which is train_topk − streaming_topk. With several stages also
+    stage_N_topk for each, and from the second stage on backward_transfer (Lopez-Paz and Ranzato 2017) and
+    stage_forgetting (Chaudhry et al. 2018), which say what a stage did to the earlier ones.
     """
     identity = fingerprint([config.model_dump(mode="json"), dataset.fingerprint, runtime.identity()])
     # What was streamed into another base is no beginning of this.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from senet.config import fingerprint
+from sweeps.space import is_reference
 
 Trial = dict[str, Any]
 """a trial as `sweep_status` describes it"""
@@ -78,7 +79,7 @@ def configurations(trials: Sequence[Trial]) -> list[Configuration]:
     """
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        if trial["state"] == "complete" and not is_reference(trial):
+        if trial["state"] == "complete" and not is_reference(trial["params"]):
             groups.setdefault(configuration_key(trial["params"]), []).append(trial)
     found = []
     for group in groups.values():
@@ -88,11 +89,6 @@ def configurations(trials: Sequence[Trial]) -> list[Configuration]:
         enqueued = any(trial["enqueued"] for trial in group)
         found.append(Configuration(trials=tuple(by_seed.values()), enqueued=enqueued))
     return sorted(found, key=lambda one: (-one.mean("joint"), one.first["number"]))
-
-
-def is_reference(trial: Trial) -> bool:
-    """Whether a trial sees the old images again while streaming, where the sweep searches over that."""
-    return bool(trial["params"].get("streaming.replay"))
 
 
 def weights_of_first_place(pick: Configuration, among: Sequence[Configuration]) -> tuple[float, float] | None:

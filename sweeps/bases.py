@@ -94,7 +94,8 @@ class BaseStore:
         It is taken once and kept beside the base; its weights are thrown away. None where the base is not at `epoch`.
         """
         key = base_fingerprint(config, dataset, runtime)
-        settings = fingerprint([config.streaming.model_dump(mode="json"), config.objective.original_weight])
+        streaming = config.streaming.model_dump(mode="json")
+        settings = fingerprint([config.protocol, streaming, config.objective.original_weight])
         path = self._folder / key / f"probe-{epoch}-{settings}.json"
         try:
             found: dict[str, float] = json.loads(path.read_text())

@@ -154,7 +154,7 @@ def _print_all(as_json: bool, console: Console) -> int:
 
 
 def _in_a_line(found: dict[str, Any]) -> str:
-    done = sum(trial["state"] != "running" for trial in found["trials"])
+    done = sum(trial["state"] != "running" and trial["answers"] is None for trial in found["trials"])
     best = f", best joint {100 * found['best']['joint_mean']:.1f}" if found["best"] else ""
     if found["front"] and found["objective"]["mode"] == "pareto":
         best = f", {len(found['front'])} on the front{best}"
@@ -211,9 +211,10 @@ def confirm(arguments: Namespace) -> int:
     from sweeps.confirm.result import stored_result
     from sweeps.errors import FailedError
 
-    for option, value in (("--top", arguments.top), ("--seeds", arguments.seeds)):
-        if value < 1:
-            raise InputError(f"{option} {value}: must be 1 or more")
+    # One seed says nothing of how much seeds differ.
+    for option, value, least in (("--top", arguments.top, 1), ("--seeds", arguments.seeds, 2)):
+        if value < least:
+            raise InputError(f"{option} {value}: must be {least} or more")
     sweep, console = find_sweep(home(), arguments.name), Console()
     result: dict[str, Any] | str | None = stored_result(sweep)
     if isinstance(result, dict):

@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter, defaultdict
-from operator import mul
+from itertools import chain
 from statistics import median
 
 from senet.config import fingerprint
 from sweeps.gain import next_base
 from sweeps.ledger import Entry
-from sweeps.space import Params, Space
+from sweeps.space import Params, Space, is_reference
 
 # However large the gain of a further setting seems: few bases say little of how bases differ, so there are never more
 # settings than so many times `streams_per_base` for each base on average.
@@ -66,10 +66,11 @@ class Memory:
             return
         key, base = self._of[entry.number]
         self.finished.setdefault(key, entry)
-        # References look at old images, and win nothing.
-        if entry.state == "complete" and not entry.params.get("streaming.replay"):
-            self.best = max(self.best, entry.joint)
-        self._found[base].append(entry.values(self._metrics))
+        # What a reference comes to says nothing of what there is to win.
+        if not is_reference(entry.params):
+            self._found[base].append(entry.values(self._metrics))
+            if entry.state == "complete":
+                self.best = max(self.best, entry.joint)
         seconds = entry.result.get("stage_seconds", {})
         if "streaming" in seconds:
             self._streaming_seconds.append(seconds["streaming"])
@@ -88,7 +89,7 @@ class Memory:
     def key(self, params: Params) -> str:
         """What tells configurations from each other: those that only seem to differ have the same."""
         config = self._space.config(params)
-        return fingerprint([config.base_identity(), config.streaming.model_dump(mode="json")])
+        return fingerprint([config.base_identity(), config.protocol, config.streaming.model_dump(mode="json")])
 
     def knows(self, params: Params) -> bool:
         """Whether a configuration was begun."""
@@ -103,7 +104,9 @@ class Memory:
 
         Args:
             least: settings that every base gets before gains are compared.
-            weights: of the objectives, whose weighted sum is what is to be gained.
+            weights: of the objectives. Of several, what each misses of its best value so far, on the scale of all its
+                values, is weighted: the largest counts, and a twentieth of the sum (augmented Tchebycheff, Knowles
+                2006). A weighted sum of the values would pass over what lies in a dent of the front.
         """
         open_bases = [base for base in self.bases if base in self.standing and base not in self.exhausted]
         for base in open_bases:
@@ -111,9 +114,22 @@ class Memory:
                 return base
         if sum(self._streams[base] for base in self.bases) >= MOST_STREAMS * least * len(self.bases):
             return None
-        gained = {base: [sum(map(mul, weights, values)) for values in self._found[base]] for base in self.bases}
-        gained = {base: found for base, found in gained.items() if found}
+        gained = self._gained(weights)
         enough = len(gained) > 1 and any(len(found) > 1 for found in gained.values())
         if not enough or not self._base_seconds or not self._streaming_seconds:
             return None
         return next_base(gained, open_bases, median(self._base_seconds), median(self._streaming_seconds))
+
+    def _gained(self, weights: list[float]) -> dict[str, list[float]]:
+        """What the trials on each base have come to, one number each."""
+        found = {base: self._found[base] for base in self.bases if self._found[base]}
+        if len(weights) == 1:
+            return {base: [value for (value,) in trials] for base, trials in found.items()}
+        columns = list(zip(*chain.from_iterable(found.values()), strict=True))
+        best, spans = [max(c) for c in columns], [(max(c) - min(c)) or 1.0 for c in columns]
+
+        def scalar(values: list[float]) -> float:
+            missed: list[float] = [w * (b - v) / s for w, b, v, s in zip(weights, best, values, spans, strict=True)]
+            return -max(missed) - 0.05 * sum(missed)
+
+        return {base: [scalar(values) for values in trials] for base, trials in found.items()}

@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 
 from senet.errors import InputError
-from sweeps.analysis import Configuration, Trial, configuration_key, configurations, is_reference, knee
+from sweeps.analysis import Configuration, Trial, configuration_key, configurations, knee
+from sweeps.space import is_reference
 from sweeps.status import Status
 
 _TRIAL = re.compile(r"trial:(\d+)")
@@ -49,7 +50,7 @@ def _numbered(status: Status, ranking: Sequence[Configuration], number: int) -> 
     trial = trials[number]
     if trial["state"] != "complete":
         raise InputError(f"--pick trial:{number}: is {trial['state']}; a complete trial is needed")
-    if is_reference(trial):
+    if is_reference(trial["params"]):
         raise InputError(f"--pick trial:{number}: sees the old images again (`streaming.replay`): it is a reference")
     (found,) = (one for one in ranking if one.key == configuration_key(trial["params"]))
     return found.described() | trial

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.ledger import Entry
+from sweeps.space import is_reference
 
 _RECENT = 6
 
@@ -124,7 +125,9 @@ class LiveView:
         self._running.pop(entry.number, None)
         self._tally.add(entry)
         self._ended = [*self._ended, entry][-_RECENT:]
-        if entry.state == "complete" and (self._best is None or entry.joint > self._best.joint):
+        if entry.state != "complete" or is_reference(entry.params):
+            return
+        if self._best is None or entry.joint > self._best.joint:
             self._best = entry
 
     def close(self) -> None:

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from senet.files import write_atomically
-from sweeps.analysis import Configuration, Spread, configurations, front, is_reference, weights_of_first_place
+from sweeps.analysis import Configuration, Spread, configurations, front, weights_of_first_place
 from sweeps.progress import percent
+from sweeps.space import is_reference
 from sweeps.status import Status
 from sweeps.sweep import Sweep
 
@@ -94,7 +95,7 @@ def summary(status: Status) -> str:
             f"GPU memory: at most {memory['bytes'] / 2**30:.1f} GiB of tensors, with the CUDA context "
             f"{percent(memory['fraction'])} % of a GPU (trial {largest['number']})"
         )
-    references = [str(trial["number"]) for trial in status["trials"] if is_reference(trial)]
+    references = [str(trial["number"]) for trial in status["trials"] if is_reference(trial["params"])]
     if references:
         lines.append(f"references, no competitors, since they look at old images: trial {', '.join(references)}")
     if objective["split"]:
@@ -171,7 +172,7 @@ def _markdown(status: Status, ranking: list[Configuration]) -> str:
         + f" | {'yes' if one.first['base_reused'] else 'no'} | {describe_params(one.first['params'])} |"
         for one in ranking
     ]
-    objective, count = status["objective"], sum(trial["state"] == "complete" for trial in status["trials"])
+    objective, count = status["objective"], sum(len(one.trials) for one in ranking)
     intro = (
         f"# Sweep {status['name']}\n\nData set `{status['data']}`, {count} complete trials of {len(ranking)} "
         f"configurations, accuracy in percent on the validation split, top {objective['top_k']}; joint = "

@@ -1,5 +1,6 @@
 """Suggestions: Optuna's samplers by name, and all configurations of a finite space."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from senet.config import fingerprint
 from sweeps.config import SearchConfig
-from sweeps.space import Params, Space, Value
+from sweeps.space import Params, Space, Value, is_reference
 
 # What Optuna notes on a trial whose parameters were given; it is no state of a sampler.
 _GIVEN = "fixed_params"
@@ -76,6 +77,14 @@ def _suggest(trial: Trial, path: str, distribution: BaseDistribution) -> Value:
     return trial.suggest_float(path, distribution.low, distribution.high, log=distribution.log)
 
 
+def _without_value(trial: FrozenTrial) -> FrozenTrial:
+    """A finished trial as one that has failed: samplers pass over it."""
+    found = copy.copy(trial)
+    if trial.state == TrialState.COMPLETE:
+        found.state, found.values = TrialState.FAIL, None
+    return found
+
+
 @dataclass(frozen=True)
 class Draw:
     """A suggestion, and what its sampler notes of it."""
@@ -106,8 +115,7 @@ class Sampler:
             for name, value in next(noted, {}).items():
                 self._storage.set_study_system_attr(self._study_id, name, value)
         for trial in trials:
-            self._positions.append(len(self._study.get_trials(deepcopy=False)))
-            self._study.add_trial(trial)
+            self.opened(_without_value(trial) if is_reference(trial.params) else trial)
 
     def draw(self, fixed: Params, attempt: int = 0) -> Draw:
         """Parameters for the next trial: `fixed` as given, the others as the sampler proposes."""

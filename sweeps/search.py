@@ -13,7 +13,7 @@ from sweeps.config import Recipe
 from sweeps.ledger import Entry, running_trial
 from sweeps.memory import Memory, base_of
 from sweeps.samplers import Draw, Sampler, random_draws
-from sweeps.space import Params, Space
+from sweeps.space import Params, Space, is_reference
 
 # So often a suggestion is drawn anew because it repeats a configuration or a base.
 _DRAWS = 20
@@ -143,7 +143,9 @@ class Suggester:
         if entry.state == "pruned":
             self._sampler.pruned(entry.number, entry.result["step"], entry.result["probe"])
         else:
-            self._sampler.finished(entry.number, None if entry.state == "failed" else entry.values(self._metrics))
+            # What a reference comes to is nothing to look for.
+            without = entry.state == "failed" or is_reference(entry.params)
+            self._sampler.finished(entry.number, None if without else entry.values(self._metrics))
         self._memory.learn(entry)
         self._release(entry.number, failed=entry.state == "failed")
 
@@ -172,8 +174,8 @@ class Suggester:
     def _weights(self) -> list[float]:
         """How much each objective counts in the next choice between bases.
 
-        Of two the weight is drawn anew for every trial (ParEGO, Knowles 2006), so that all parts of the front are
-        looked for.
+        Of two they are drawn anew for every trial, so that all parts of the front are looked for (ParEGO, Knowles
+        2006).
         """
         if len(self._metrics) == 1:
             return [1.0]

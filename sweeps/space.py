@@ -17,6 +17,13 @@ Params = dict[str, Value]
 _FIXED = ("data", "seed", "precision", "objective")
 
 
+def is_reference(params: Params) -> bool:
+    """Whether a trial sees the old images again while streaming, where the sweep searches over that: it is looked at,
+    and wins nothing.
+    """
+    return bool(params.get("streaming.replay"))
+
+
 @dataclass(frozen=True)
 class Space:
     """What a sweep varies, on top of the config that it does not vary."""

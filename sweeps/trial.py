@@ -32,6 +32,7 @@ METRICS = (
     "retention",
     "retention_top1",
     "forgetting",
+    "forgetting_top1",
     "backward_transfer",
     "stage_forgetting",
     "base_gap",

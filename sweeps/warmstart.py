@@ -5,8 +5,10 @@ from collections import defaultdict
 from typing import Any
 
 from senet.config import TrialConfig
+from senet.data.catalogue import describe_dataset
 from senet.errors import InputError
 from senet.files import write_atomically
+from sweeps.constraints import Constraints
 from sweeps.ledger import answered, entries_of, open_ledger
 from sweeps.shared import Shared
 from sweeps.space import Params, Space, complete, value_at
@@ -19,7 +21,8 @@ def take_over(sweep: Sweep) -> str:
     """Write the complete trials of the sweep that `sweep` begins from, if there is one, into its ledger, as answered:
     those that it could have run itself. What is there already is not written again.
 
-    A trial fits if the new space with some parameters gives the same config on the same data, objective included.
+    A trial fits if the new space with some parameters, which meet the new constraints, gives the same config on the
+    same data, objective included.
 
     Returns:
         What was taken and what was left out, with the reasons, in a line; nothing where all was done before.
@@ -38,7 +41,9 @@ def take_over(sweep: Sweep) -> str:
 
 
 def _taken(sweep: Sweep, other: Sweep) -> str:
-    space, other_space = (s.recipe().parsed_space("recipe") for s in (sweep, other))
+    recipe = sweep.recipe()
+    space, other_space = recipe.parsed_space("recipe"), other.recipe().parsed_space("recipe")
+    constraints = Constraints(recipe, space, describe_dataset(sweep.home, recipe.data))
     same_data = sweep.about()["data_fingerprint"] == other.about()["data_fingerprint"]
     ledger = open_ledger(sweep, create=True)
     there = {entry.answers: entry for entry in ledger.entries()}
@@ -51,6 +56,8 @@ def _taken(sweep: Sweep, other: Sweep) -> str:
             if not same_data:
                 raise InputError("it was trained on other data")
             params = _fitted(space, other_space.config(entry.params, seed=entry.seed))
+            if not constraints.fits(params):
+                raise InputError("it is outside of `constraints`")
             answers = f"{other.name}/{entry.number}"
             opened = there.get(answers) or ledger.open(params, space, seed=entry.seed, answers=answers)
             ledger.finish(opened.number, answered(entry))

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
+from scipy.stats import t as student
 
 REPLICATES = 10_000
 # Random numbers that are drawn at a time.
@@ -21,24 +23,25 @@ class Interval(NamedTuple):
 
 
 def paired_interval(original: Differences, streaming: Differences, weight: float, seed: int = 0) -> Interval:
-    """Mean and 95 % percentile interval of weight · original + (1 − weight) · streaming.
+    """Mean and 95 % interval of weight · original + (1 − weight) · streaming.
 
     Every replicate draws seeds anew and pictures anew, with replacement, each picture for all seeds at once: all seeds
     are judged on the same pictures, so that their errors on a picture go together (the pigeonhole bootstrap, Owen 2007,
     The Annals of Applied Statistics 1(2), 386–411).
 
-    In simulations it holds the truth in 95 of 100 cases with five seeds, and where pictures decide in more; with three
-    seeds whose luck outweighs the pictures in about 92.
+    The percentiles of the replicates are those of a normal distribution, however few the seeds: both are drawn away
+    from the mean as Student's t asks for, with degrees of freedom after Satterthwaite (1946): S − 1 where the luck of
+    the seeds is all, many where the pictures are.
 
     Args:
-        original: (S, N) first − second of the hits (0 or 1) of every seed on the base pictures.
+        original: (S, N) first − second of the hits (0 or 1) of every seed on the base pictures; two seeds or more.
         streaming: (S, M) the same on the streaming pictures.
         weight: of the original accuracy in the joint.
         seed: of the replicates; the same arguments give the same interval.
     """
     count, rng = len(original), np.random.default_rng(seed)
     # A few values drawn from themselves vary less than what they stand for, by (S − 1) / S in variance.
-    widening = np.sqrt(count / max(1, count - 1))
+    widening = np.sqrt(count / (count - 1))
     chunk = max(1, _CHUNK // max(original.shape[1], streaming.shape[1]))
     replicates = list[Differences]()
     for start in range(0, REPLICATES, chunk):
@@ -46,9 +49,17 @@ def paired_interval(original: Differences, streaming: Differences, weight: float
         seeds = 1 / count + widening * (rng.multinomial(count, np.full(count, 1 / count), size) - 1) / count
         parts = (_resampled(part, seeds, rng) for part in (original, streaming))
         replicates.append(np.average([*parts], axis=0, weights=[weight, 1 - weight]))
-    low, high = np.quantile(np.concatenate(replicates), [0.025, 0.975])
-    mean = weight * original.mean() + (1 - weight) * streaming.mean()
+    found = np.concatenate(replicates)
+    by_seed = weight * original.mean(axis=1) + (1 - weight) * streaming.mean(axis=1)
+    mean, stretch = by_seed.mean(), _stretch(by_seed.var(ddof=1) / count, found.var(), count)
+    low, high = mean + stretch * (np.quantile(found, [0.025, 0.975]) - mean)
     return Interval(float(mean), float(low), float(high))
+
+
+def _stretch(of_seeds: float, whole: float, count: int) -> float:
+    """How much wider than a normal distribution's an interval is, given the variance that `count` seeds have in it."""
+    freedom = (count - 1) * (whole / of_seeds) ** 2 if of_seeds else np.inf
+    return float(student.ppf(0.975, max(count - 1, freedom)) / norm.ppf(0.975))
 
 
 def _resampled(differences: Differences, seeds: Differences, rng: np.random.Generator) -> Differences:

@@ -40,7 +40,8 @@ def write_markdown(sweep: Sweep, result: Result) -> Path:
         f"Data set `{result['data']}`; seeds {', '.join(map(str, result['seeds']))}, none of which the sweep has had; "
         f"accuracy in percent, top {objective['top_k']}, mean ± standard deviation over n seeds; joint = "
         f"{objective['original_weight']} · original + {round(1 - objective['original_weight'], 6)} · streaming. "
-        f"Intervals: {result['interval']}. The candidates are ranked on the validation split; the test split was read "
+        f"Intervals: {result['interval']}. The candidates are ranked on the validation split"
+        f"{', the knee of the sweep before all' if objective['mode'] == 'pareto' else ''}; the test split was read "
         f"once, at {result['read_test_split']}, for the first of them and the baseline.",
         "",
         *(f"- {line}" for line in summary(result)),
@@ -84,7 +85,7 @@ def verdict(result: Result) -> str:
     if pick == result["baseline"]:
         return f"trial {pick}, the baseline, came first: nothing better than it was found"
     if better is None:
-        return f"trial {pick} came first, but it and the baseline share no seed with which both ran: not compared"
+        return f"trial {pick} came first, but it and the baseline share fewer than two seeds: not compared"
     word = "better than" if better["low"] > 0 else "worse than" if better["high"] < 0 else "not shown to be better than"
     return (
         f"trial {pick} is {word} the baseline: {100 * better['mean']:+.1f} points on the test split, 95 % interval "

@@ -150,7 +150,8 @@ def _result(sweep: Sweep, ranking: Sequence[Candidate], measured: Sequence[Measu
             "baseline": _accuracies(measured[baseline], "test", weight),
             "better": _difference(measured[0], measured[baseline], "test", weight) if baseline else None,
         },
-        "interval": f"95 %, pigeonhole bootstrap of seeds and pictures, paired, {REPLICATES} replicates",
+        "interval": f"95 %, pigeonhole bootstrap of seeds and pictures, paired, {REPLICATES} replicates, as wide as "
+        "Student's t",
         # Nothing on the machines that the trials ran on; other hardware rounds otherwise.
         "largest_deviation_of_a_joint_measured_again": max(deviations),
         "versions": versions(),
@@ -194,9 +195,11 @@ def _accuracies(measured: Measured, split: Split, weight: float) -> Result:
 
 
 def _difference(first: Measured, second: Measured, split: Split, weight: float) -> dict[str, float] | None:
-    """By how much the first is ahead, over the seeds that both have; None where they share none."""
+    """By how much the first is ahead, over the seeds that both have; None where they share fewer than two: one says
+    nothing of how much seeds differ.
+    """
     seeds = [seed for seed in first if seed in second]
-    if not seeds:
+    if len(seeds) < 2:
         return None
 
     def of(name: str) -> Any:

@@ -81,8 +81,11 @@ def study_recipe(sweep: Sweep, status: Status, top: int, seeds: int) -> Recipe:
 
 
 def candidates(status: Status, top: int) -> list[Configuration]:
-    """The `top` best configurations, and the baseline where it is not among them."""
-    ranking = configurations(status["trials"])
+    """The `top` best configurations, and the baseline where it is not among them.
+
+    In pareto mode the knee, which is exported unless another is asked for, is the first of them.
+    """
+    ranking = sorted(configurations(status["trials"]), key=lambda one: not _is_knee(status, one))
     baseline = next(one for one in ranking if one.enqueued)
     best = ranking[:top]
     return best if baseline in best else [*best, baseline]
@@ -99,7 +102,7 @@ def check_study(sweep: Sweep, recipe: Recipe) -> None:
 
 
 def outcome(sweep: Sweep, status: Status, top: int) -> list[Candidate]:
-    """The candidates with the trials of the finished study, best first.
+    """The candidates with the trials of the finished study, best first, in pareto mode the knee before all.
 
     One that failed with some seed stands behind those that did not: it is ranked by what is left of it.
     """
@@ -115,7 +118,12 @@ def outcome(sweep: Sweep, status: Status, top: int) -> list[Candidate]:
         )
         for one, params in zip(chosen, given, strict=True)
     ]
-    return sorted(found, key=lambda one: (-len(one.replicates), -one.joint))
+    return sorted(found, key=lambda one: (-len(one.replicates), not _is_knee(status, one.configuration), -one.joint))
+
+
+def _is_knee(status: Status, one: Configuration) -> bool:
+    """Whether this is what a sweep in pareto mode is for."""
+    return bool(status["objective"]["mode"] == "pareto" and one.first["number"] == status["knee"])
 
 
 def _baseline_key(status: Status) -> str:

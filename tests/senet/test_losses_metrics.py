@@ -103,6 +103,13 @@ def test_losses_of_extreme_logits_are_finite(name: str) -> None:
     assert logits.grad.isfinite().all()
 
 
+def test_of_equal_scores_the_first_labels_count_as_higher() -> None:
+    labels = torch.eye(24, dtype=torch.bool)
+    hits = metrics.topk_hits(torch.zeros(24, 24), labels, 3)
+    assert hits.tolist() == [True] * 3 + [False] * 21
+    assert metrics.top1_hits(torch.zeros(24, 24), labels).tolist() == [True] + [False] * 23
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 6])
 def test_topk_wants_all_labels(batch: tuple[torch.Tensor, torch.Tensor], k: int) -> None:
     logits, labels = batch

@@ -54,6 +54,7 @@ def test_a_trial_learns_and_reports_every_epoch(trial_config: MakeConfig, tiny: 
     assert last["joint"] == pytest.approx(0.7 * last["original_topk"] + 0.3 * last["streaming_topk"])
     assert last["retention"] == pytest.approx(last["original_topk"] / base.history[-1]["base_topk"])
     assert last["forgetting"] == pytest.approx(base.history[-1]["base_topk"] - last["original_topk"])
+    assert last["forgetting_top1"] == pytest.approx(base.history[-1]["base_top1"] - last["original_top1"])
     assert last["streaming_gap"] == last["train_topk"] - last["streaming_topk"]
     assert 0 < last["streaming_map"] <= 1
     assert 0 <= last["streaming_exact_match"] <= 1

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from rich.console import Console
+from scipy.stats import t as student
 
 from senet.files import write_atomically
 from sweeps.cli import main
@@ -124,7 +125,7 @@ def test_the_study_holds_the_best_and_the_baseline_with_fresh_seeds(swept: Sweep
     assert recipe.seeds(recipe.parsed_space("r")) == [8, 9, 10], "the sweep has had 0 and 7"
     before = swept.recipe()
     assert (recipe.data, recipe.objective, recipe.resources) == (before.data, before.objective, before.resources)
-    everything = study_recipe(swept, status, top=99, seeds=1)
+    everything = study_recipe(swept, status, top=99, seeds=2)
     assert [entry["model.width"] for entry in everything.enqueue] == [3, 2, 1, 4]
 
 
@@ -232,7 +233,8 @@ def test_candidates_that_failed_on_fresh_seeds(swept: Sweep) -> None:
     add_study(swept, top=4, changes={1: FAILED, 3: FAILED, 7: FAILED})
     found = concluded(swept, top=4)
     assert [(row["trial"], row["n"]) for row in found["validation"]] == [(3, 2), (0, 2), (1, 1)]
-    assert found["validation"][1]["ahead_of_next"]["n"] == 1
+    assert found["validation"][0]["ahead_of_next"]["n"] == 2
+    assert found["validation"][1]["ahead_of_next"] is None, "one seed says nothing of how much seeds differ"
     assert (found["pick"], found["failed"]) == (3, [4])
 
 
@@ -263,7 +265,7 @@ def test_a_pick_that_shares_no_seed_with_the_baseline(swept: Sweep) -> None:
     found = concluded(swept)
     assert (found["pick"], found["baseline"], found["test"]["better"]) == (1, 0, None)
     printed = shown(found)
-    assert "trial 1 came first, but it and the baseline share no seed with which both ran: not compared" in printed
+    assert "trial 1 came first, but it and the baseline share fewer than two seeds: not compared" in printed
     assert "test split, baseline: trial 0" in printed
 
 
@@ -298,7 +300,8 @@ def test_what_was_looked_at_is_not_looked_at_again(studied: Sweep) -> None:
     [
         (None, {}, [], "no sweep `s`"),
         (None, {}, ["--top", "0"], "--top 0: must be 1 or more"),
-        (None, {}, ["--seeds", "-1"], "--seeds -1: must be 1 or more"),
+        (None, {}, ["--seeds", "-1"], "--seeds -1: must be 2 or more"),
+        (None, {}, ["--seeds", "1"], "--seeds 1: must be 2 or more"),
         (None, {}, ["--seeds", "x"], "argument --seeds: invalid int value: 'x'"),
         (TRIALS, {}, ["--seeds", str(2**31)], "there are not so many fresh ones"),
         (TRIALS, {"search": {"trials": 9}}, [], "sweep `s` is not finished; go on with it: sweeps resume s"),
@@ -344,21 +347,37 @@ def test_pictures_alone_and_seeds_alone_give_their_known_width() -> None:
     assert found.high - found.low == pytest.approx(expected, rel=0.05)
     seeds = np.repeat(rng.normal(size=(30, 1)), 50, axis=1)
     found = paired_interval(np.zeros((30, 10)), seeds, 0.0)
-    expected = 2 * 1.96 * seeds[:, 0].std(ddof=1) / 30**0.5
+    expected = 2 * student.ppf(0.975, 29) * seeds[:, 0].std(ddof=1) / 30**0.5
     assert found.high - found.low == pytest.approx(expected, rel=0.05)
     assert found == paired_interval(np.zeros((30, 10)), seeds, 0.0), "the same every time"
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Five seeds; pictures of varying difficulty, a seed's luck, and hits that are drawn: both parts true 0.06 apart.
+@pytest.mark.parametrize("luck", [0.0, 0.02, 0.06])
+def test_the_interval_holds_the_truth_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch, luck: float) -> None:
+    # Five seeds, whose luck both parts share; pictures of varying difficulty, and hits that are drawn.
     monkeypatch.setattr("sweeps.confirm.bootstrap.REPLICATES", 400)
     rng = np.random.default_rng(0)
 
-    def part() -> np.ndarray[Any, np.dtype[np.float64]]:
-        easy, luck = rng.uniform(0.2, 0.7, (1, 200)), rng.uniform(-0.06, 0.06, (5, 1))
-        first = rng.random((5, 200)) < easy + 0.06 + luck + rng.uniform(-0.1, 0.1, (1, 200))
+    def part(of_seeds: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        easy = rng.uniform(0.3, 0.7, (1, 200))
+        first = rng.random((5, 200)) < easy + 0.06 + of_seeds + rng.uniform(-0.1, 0.1, (1, 200))
         return first.astype(float) - (rng.random((5, 200)) < easy)
 
-    found = [paired_interval(part(), part(), 0.7) for _ in range(200)]
+    drawn = rng.normal(0, luck, (300, 5, 1))
+    found = [paired_interval(part(one), part(one), 0.7) for one in drawn]
     held = sum(interval.low <= 0.06 <= interval.high for interval in found) / len(found)
-    assert 0.93 <= held <= 0.995
+    assert 0.93 <= held <= 0.999
+
+
+def test_in_pareto_mode_the_knee_is_compared_with_the_baseline(home: Path) -> None:
+    # Width 2 has the highest joint, width 3 is the knee between it and width 4; width 1 is the baseline.
+    trials = [(1, 0, result(0.5, 0.1)), (2, 0, result(0.9, 0.1)), (3, 0, result(0.6, 0.6)), (4, 0, result(0.1, 0.7))]
+    sweep = made_up(home, trials, objective={"mode": "pareto"})
+    status = sweep_status(sweep)
+    assert (status["knee"], status["best"]["number"]) == (2, 1)
+    add_study(sweep, top=2)
+    found = concluded(sweep)
+    assert [row["trial"] for row in found["validation"]] == [2, 1, 0]
+    assert found["pick"] == 2
+    assert found["test"]["better"]["mean"] == pytest.approx(8 / 40)
+    assert "the knee of the sweep before all" in write_markdown(sweep, found).read_text()

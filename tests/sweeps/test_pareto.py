@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from senet.config import read_config
 from sweeps.cli import main
 from sweeps.config import Recipe, validate_recipe
 from sweeps.ledger import Entry
-from sweeps.memory import base_of
+from sweeps.memory import Memory, base_of
 from sweeps.pareto import ranks
 from sweeps.pruning import Pruner, Verdict
 from sweeps.simulator import simulate
@@ -54,6 +55,9 @@ class Trade:
 
     def probe_seconds(self, params: Params) -> float:
         return 0.5
+
+
+WEIGHTS = {8: [0.9, 0.1], 16: [0.5, 0.5], 32: [0.1, 0.9]}
 
 
 def recipe(**search: Any) -> Recipe:
@@ -114,6 +118,27 @@ def test_a_sampler_that_learns_finds_more_than_chance() -> None:
         return sum(hypervolume(points(run.entries)) for run in runs)
 
     assert area("tpe") > area("random")
+
+
+def test_a_base_in_a_dent_of_the_front_is_streamed_on() -> None:
+    space = recipe().parsed_space("r")
+    memory = Memory(space, ("original_topk", "streaming_topk"))
+    # No straight line touches the second base, whose two accuracies are as good as each other.
+    for width, accuracies in ((8, (0.9, 0.1)), (16, (0.45, 0.45)), (32, (0.1, 0.9))):
+        for rate in (0.01, 0.02):
+            params: Params = {"model.width": width, "streaming.learning_rate": rate}
+            metrics = dict(zip(("original_topk", "streaming_topk"), accuracies, strict=True))
+            seconds = {"base": 100.0, "streaming": 1.0}
+            left = {"metrics": metrics | {"joint": 0.5}, "stage_seconds": seconds, "base_reused": False}
+            number = memory.run
+            entry = Entry(number=number, state="running", params=params, enqueued=None, run_id=None, result={})
+            memory.add(entry)
+            memory.learn(replace(entry, state="complete", result=left))
+            memory.standing.add(memory.base(entry))
+    chosen = {width: memory.next_to_stream_on(2, weights) for width, weights in WEIGHTS.items()}
+    assert chosen == {
+        width: base_of(space, {"model.width": width, "streaming.learning_rate": 0.01}) for width in WEIGHTS
+    }
 
 
 def test_the_grid_covers_a_space_with_two_objectives() -> None:

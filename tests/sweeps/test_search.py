@@ -274,6 +274,42 @@ def test_a_reference_reaches_no_target(tmp_path: Path, monkeypatch: pytest.Monke
     assert search.suggester.best() == -math.inf
 
 
+@pytest.mark.slow
+def test_a_reference_leads_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bases(joint_of_references: float, folder: str) -> list[str]:
+        monkeypatch.setitem(RECIPE, "space", RECIPE["space"] | {"streaming.replay": {"choice": [0, "all"]}})
+        (tmp_path / folder).mkdir()
+        search, found = Search(tmp_path / folder, trials=40), []
+        while len(found) < 11 and (entry := search.suggester.next()) is not None:
+            # Resumed after every trial: what a session learned is what it finds.
+            if len(found) % 2:
+                search = Search(tmp_path / folder, trials=40)
+                entry = search.suggester.next()
+                assert entry is not None
+            search.stands(entry)
+            seconds = {"stage_seconds": {"base": 3.0, "streaming": 1.0}}
+            joint = joint_of_references if entry.params.get("streaming.replay") else 0.4 + 0.01 * (entry.number % 7)
+            base = search.base(entry)
+            result = {"state": "complete", "base_key": base, "base_reused": base in found, "metrics": {"joint": joint}}
+            search.close(entry, result | seconds)
+            found.append(base)
+        return [str(entry.params) for entry in search.ledger.entries()]
+
+    assert bases(0.1, "low") == bases(0.9, "high")
+
+
+def test_protocols_with_the_same_base_are_different_configurations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"protocol": {"choice": ["single_label", "label_splitting"]}, "model.expansion": {"choice": [1, 2]}}
+    monkeypatch.setitem(RECIPE, "space", space | {"streaming.learning_rate": {"choice": [0.001, 0.01, 0.1]}})
+    monkeypatch.setitem(RECIPE, "enqueue", [])
+    search = Search(tmp_path, trials=12, sampler="grid")
+    entries = search.run_all()
+    assert len(entries) == 12
+    assert len({search.base(entry) for entry in entries}) == 2
+
+
 def test_what_was_taken_over_reaches_no_target(tmp_path: Path) -> None:
     first = Search(tmp_path)
     params = dict(RECIPE["enqueue"][0])

@@ -13,7 +13,9 @@ from sweeps.search import Suggester
 from sweeps.sweep import Sweep, create_sweep
 from sweeps.warmstart import take_over
 from tests.conftest import merged
-from tests.sweeps.test_search import RECIPE
+from tests.sweeps.test_search import RECIPE as TINY
+
+RECIPE = TINY | {"data": "breeds"}
 
 
 @pytest.fixture
@@ -60,6 +62,14 @@ def test_it_is_taken_over_whole_however_often_it_is_interrupted(other: Sweep, mo
     first = suggester.next()
     assert first is not None
     assert first.answers is None
+
+
+def test_what_the_new_sweep_could_not_have_run_is_left_out(other: Sweep) -> None:
+    changes = {"constraints": {"parameters": [0, 12_000_000]}, "enqueue": RECIPE["enqueue"][:2]}
+    sweep = create_sweep(other.home, "new", "new", validate_recipe(RECIPE | changes, "r"), "data", other.name)
+    # With the expansion by 2 there are 12.7 million.
+    left_out = "left out 3: trial 2, 3: it is outside of `constraints`; trial 4: failed there"
+    assert take_over(sweep) == f"took over 2 trials of old, {left_out}"
 
 
 def test_what_is_gone_is_named(other: Sweep) -> None:
