@@ -56,15 +56,19 @@ def collect(arguments: Namespace) -> int:
     from senet.data.collect.run import collect as collect_pictures
     from senet.data.store import check_name
 
-    name = check_name(arguments.spec.stem, f"{arguments.spec}: the file's name")
-    folder = (arguments.output or home() / "collected" / name).resolve()
+    folder, again = arguments.output, f"senet data collect {arguments.spec}"
+    if folder is None:
+        name = check_name(arguments.spec.stem, f"{arguments.spec}: give --output, or the file's name")
+        folder = home() / "collected" / name
+    else:
+        again += f" --output {folder}"
+    folder = folder.resolve()
     summary = collect_pictures(arguments.spec, folder, arguments.choices, print)
     print("\n".join(summary.lines()))
     if summary.empty:
         print(f"senet: {folder}: no picture was got", file=sys.stderr)
         return 1
-    print(f"look through {folder / 'contact-sheet.html'}, save, and call: "
-          f"senet data collect {arguments.spec} --choices choices.json")  # fmt: skip
+    print(f"look through {folder / 'contact-sheet.html'}, save, and call: {again} --choices ~/Downloads/choices.json")
     print(f"then: senet data import NAME --base DIR --stream {folder / 'mixes'}")
     return 0
 

@@ -261,7 +261,7 @@ def parse_trial(values: dict[str, Any], source: str) -> TrialConfig:
     try:
         return TrialConfig.model_validate(values)
     except ValidationError as error:
-        raise first_problem(error, source) from None
+        raise first_problem(error, source, TrialConfig) from None
 
 
 def with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
@@ -282,6 +282,8 @@ def read_config(path: Path) -> tuple[TrialConfig, dict[str, Any]]:
     from senet.yamlfile import read_mapping
 
     values = read_mapping(path)
+    if "space" in values:
+        raise InputError(f"{path}: is a recipe, not the config of one trial; search by it: sweeps run {path}")
     provenance = values.pop("provenance", {})
     if not isinstance(provenance, dict):
         raise InputError(f"{path}: `provenance`: must be a mapping, but got {provenance!r}")

@@ -1,6 +1,9 @@
 """Errors that a user can cause or mend; a command prints them as one line."""
 
-from pydantic import ValidationError
+from difflib import get_close_matches
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 
@@ -30,27 +33,39 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in _OF_MEMORY)
 
 
-def first_problem(error: ValidationError, source: str, value_of: str = "") -> InputError:
+def first_problem(error: ValidationError, source: str, model: type[BaseModel]) -> InputError:
     """Turn pydantic's first complaint into one line that names source, key and value.
 
     Args:
         error: the validation error.
         source: the file (or command line) that the value came from.
-        value_of: dotted prefix of the key within `source`.
+        model: what was to be read.
     """
     # Of the types that a union tried, the one that got furthest is the one that was meant.
     problems = error.errors(include_url=False)
     where = _keys(problems[0])
     problem = max((one for one in problems if _keys(one)[: len(where)] == where), key=lambda one: len(_keys(one)))
     parts = _keys(problem)
-    key = ".".join(filter(None, [value_of, *parts]))
+    key = ".".join(parts)
     if problem["type"] == "extra_forbidden":
-        return InputError(f"{source}: unknown key `{key}`")
+        known = _known(model, parts[:-1])
+        near = get_close_matches(parts[-1], known, 1)
+        right = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}"
+        return InputError(f"{source}: unknown key `{key}`; {right}")
     if problem["type"] == "missing":
         return InputError(f"{source}: `{key}` is missing")
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     shown = "" if isinstance(problem["input"], dict) else f", but got {problem['input']!r}"
     return InputError(f"{source}: {f'`{key}`: ' if key else ''}{message}{shown}")
+
+
+def _known(model: type[BaseModel], groups: list[str]) -> list[str]:
+    """The keys within a group of a model's groups."""
+    for group in groups:
+        annotation = model.model_fields[group].annotation if group in model.model_fields else None
+        inner = (one for one in (annotation, *get_args(annotation)) if isinstance(one, type))
+        model = next((one for one in inner if issubclass(one, BaseModel)), BaseModel)
+    return list(model.model_fields)
 
 
 def _keys(problem: ErrorDetails) -> list[str]:

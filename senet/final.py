@@ -21,7 +21,7 @@ from senet.initial import normalised_for
 from senet.loop import OnEpoch, Trained
 from senet.modelfolder import Model
 from senet.phases import TRANSFER, stream, train_base, with_importance
-from senet.protocols import WITHOUT_STREAMING, for_protocol
+from senet.protocols import WITHOUT_STREAMING, for_protocol, stages, streaming_epochs
 
 Metrics = dict[str, float]
 
@@ -42,6 +42,9 @@ def train_final(
     """
     check_fits(config, description(dataset), "config")
     dataset = for_protocol(config, normalised_for(config, dataset))
+    if streaming_epochs(config):
+        # What cannot be streamed is known before the base is trained.
+        stages(dataset.streaming, config.streaming.stages)
     base = train_base(config, dataset, runtime, on_epoch, progress and progress / "base.pt")
     if config.streaming.ewc:
         base = with_importance(config, base, dataset, runtime)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from senet.config import TrialConfig, parse_trial, read_config
-from senet.data.catalogue import obtain_dataset
+from senet.data.catalogue import check_fits, description, obtain_dataset
 from senet.data.store import Dataset, check_name
 from senet.device import Runtime, make_runtime
 from senet.final import train_final
@@ -39,6 +39,7 @@ def train_from_file(path: Path, folder: Path, home: Path, seed: int | None = Non
     if seed is not None:
         config = parse_trial(config.model_dump(mode="json") | {"seed": seed}, "--seed")
     dataset = dataset_of(config, provenance, home)
+    check_fits(config, description(dataset), str(path))
     model = train_to_folder(config, provenance, folder, dataset, make_runtime("auto", config.precision), print_epoch)
     print_result(folder, model)
     return model

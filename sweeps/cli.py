@@ -14,6 +14,8 @@ _DASHBOARD = "a cluster that is elsewhere: the address of its dashboard, such as
 _JOIN = f"join the Ray cluster there, or {_DASHBOARD}; else start Ray"
 # What can also be done on a cluster that is elsewhere.
 _ELSEWHERE = ("doctor", "extend", "logs", "pause", "resume", "status", "stop")
+# Of these, what looks at a sweep's folder and joins no cluster.
+_NEVER_JOIN = ("logs", "pause", "status", "stop")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,14 +29,20 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     from importlib import import_module
 
     module, action = arguments.module, arguments.command
-    if module != "sweeps.submit" and (getattr(arguments, "address", None) or "").startswith(("http://", "https://")):
-        if arguments.command not in _ELSEWHERE:
+    address = getattr(arguments, "address", None)
+    if module != "sweeps.submit" and address is not None:
+        if address.lower().startswith(("http://", "https://")):
+            if action not in _ELSEWHERE:
+                sent = f"; to one elsewhere a sweep can be sent: sweeps submit RECIPE --address {address}"
+                raise InputError(
+                    f"--address {address}: sweeps {action} joins a cluster from within: call it on one of its machines "
+                    f"with --address auto{sent if action == 'run' else ''}"
+                )
+            module, action = "sweeps.submit", "forward"
+        elif action in _NEVER_JOIN:
             raise InputError(
-                f"--address {arguments.address}: sweeps {arguments.command} joins a cluster from within (--address "
-                f"auto on one of its machines); to one elsewhere a sweep can be sent: sweeps submit RECIPE --address "
-                f"{arguments.address}"
+                f"--address {address}: must be the address of the cluster's dashboard, such as http://127.0.0.1:8265"
             )
-        module, action = "sweeps.submit", "forward"
     result: int = getattr(import_module(module), action)(arguments)
     return result
 

@@ -11,31 +11,30 @@ from typing import Any
 from rich.console import Console
 
 from senet.command import confirmed
-from senet.data.catalogue import Description, check_fits, describe_dataset, obtain_dataset
+from senet.data.catalogue import obtain_dataset
 from senet.data.store import check_name
 from senet.errors import InputError
 from senet.home import home
 from sweeps.config import Recipe, load_recipe
-from sweeps.constraints import Constraints
 from sweeps.environment import set_ray_environment
+from sweeps.fit import check_data, check_stages
 from sweeps.inventory import quota
 from sweeps.shared import Shared, bucket_of
-from sweeps.space import Space
 from sweeps.storage import check_bucket, is_server, open_database, tracking_uri
 from sweeps.sweep import Sweep, check_same_data, create_sweep, find_sweep, refuse_name, remove_sweep, sweep_names
 
 
 def run(arguments: Namespace) -> int:
     """Start a sweep."""
-    recipe, name, source = load_recipe(arguments.recipe, arguments.settings)
+    recipe, name, source = load_recipe(arguments.recipe, arguments.settings, arguments.name)
     if arguments.name is not None:
-        refuse_name(home(), arguments.name)
+        refuse_name(home(), name)
     return _start(recipe, name, source, arguments)
 
 
 def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
     check_bucket(bucket_of(home()), recipe.search.storage, recipe.data)
-    _check_data(recipe, source)
+    check_data(recipe, source, home())
     console = Console()
     warm = getattr(arguments, "warm_start", None)
     if warm is not None:
@@ -43,7 +42,7 @@ def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
     if arguments.dry_run:
         from sweeps.plan import plan
 
-        _say(console, plan(recipe, home(), name))
+        _say(console, plan(recipe, home(), name, arguments.address))
         return 0
     quota()
     tracking_uri(home())
@@ -57,6 +56,7 @@ def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
     with ray_cluster(arguments.address):
         concurrency = possible_concurrency(recipe, source, arguments.address)
         dataset = obtain_dataset(home(), recipe.data)
+        check_stages(recipe, source, dataset)
         sweep = create_sweep(home(), arguments.name, name, recipe, dataset.fingerprint, warm)
         return _drive(sweep, concurrency, console)
 
@@ -147,7 +147,8 @@ def _print_all(as_json: bool, console: Console) -> int:
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        for line in [*map(_in_a_line, found)] or [f"no sweeps below {home()}; start one: sweeps run quickstart"]:
+        none = [] if damaged else [f"no sweeps below {home()}; start one: sweeps run quickstart"]
+        for line in [*map(_in_a_line, found)] or none:
             _say(console, line)
     print("\n".join(damaged), end="\n" if damaged else "", file=sys.stderr)
     return 0
@@ -251,7 +252,7 @@ def export(arguments: Namespace) -> int:
         print(text, end="")
         return 0
     try:
-        arguments.output.write_text(text)
+        arguments.output.write_text(text, "utf-8")
     except OSError as error:
         raise InputError(f"--output {arguments.output}: cannot be written: {error.strerror}") from None
     print(f"wrote {arguments.output}; train it: sweeps train {arguments.output}")
@@ -315,44 +316,6 @@ def delete(arguments: Namespace) -> int:
         print(f"deleted sweep {sweep.name} and {runs} tracking runs")
     print(f"the bases that were trained stay in {home() / 'bases'}")
     return 0
-
-
-def _check_data(recipe: Recipe, source: str) -> None:
-    """Raise InputError where recipe and data set do not go together; draws nothing."""
-    data = describe_dataset(home(), recipe.data)
-    space = recipe.parsed_space(source)
-    if not data.labels:
-        raise InputError(
-            f"{source}: data set `{data.name}` has no streaming pictures, which a sweep ranks by; import it with "
-            f"--stream, or train one config on it: senet train"
-        )
-    check_fits(space.config({}), data, source)
-    Constraints(recipe, space, data).check(source)
-    _check_networks(recipe, space, data, source)
-
-
-def _check_networks(recipe: Recipe, space: Space, data: Description, source: str) -> None:
-    """Raise InputError where a network of the user's own, or a `model.initial`, of what is tried first does not fit."""
-    first = [space.config(params) for params in recipe.first_configurations(space, source)] or [space.config({})]
-    configs = {c.model: c for c in first if c.model.is_custom or c.model.initial is not None}
-    if not configs:
-        return
-
-    import torch
-
-    from senet.initial import initial_state
-    from senet.models import build_model
-    from senet.models.custom import check_images_fit
-
-    for model, config in configs.items():
-        try:
-            with torch.device("cpu" if model.is_custom else "meta"):
-                network = build_model(model, len(data.classes))
-            if model.is_custom:
-                check_images_fit(network, model, len(data.classes), data.size)
-            initial_state(config, data.classes, network)
-        except InputError as error:
-            raise InputError(f"{source}: {error}") from None
 
 
 def _drive(sweep: Sweep, concurrency: int, console: Console) -> int:

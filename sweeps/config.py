@@ -245,7 +245,7 @@ def bundled_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
 
 
-def load_recipe(name_or_path: str, settings: list[str]) -> tuple[Recipe, str, str]:
+def load_recipe(name_or_path: str, settings: list[str], called: str | None = None) -> tuple[Recipe, str, str]:
     """Read and validate a recipe.
 
     Args:
@@ -268,7 +268,11 @@ def load_recipe(name_or_path: str, settings: list[str]) -> tuple[Recipe, str, st
     if isinstance(values.get("config"), dict):
         values["config"] = with_absolute_paths(values["config"])
     source = f"{path} with --set" if settings else str(path)
-    return validate_recipe(values, source), check_name(path.stem, f"{path}: the file's name"), source
+    if "provenance" in values and "space" not in values:
+        raise InputError(f"{path}: is the config of one trial, not a recipe; train it: sweeps train {path}")
+    recipe = validate_recipe(values, source)
+    name, what = (path.stem, f"{path}: give --name, or the file's name") if called is None else (called, "--name")
+    return recipe, check_name(name, what), source
 
 
 def validate_recipe(values: dict[str, Any], source: str) -> Recipe:
@@ -276,7 +280,7 @@ def validate_recipe(values: dict[str, Any], source: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise first_problem(error, source) from None
+        raise first_problem(error, source, Recipe) from None
     check_storage(recipe.search.storage, source)
     space = recipe.parsed_space(source)
     recipe.first_configurations(space, source)

@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -16,9 +18,16 @@ from sweeps.progress import clock
 from sweeps.report import describe_params
 from sweeps.space import Space, describe
 
+# More combinations of a finite space than these are not counted.
+_CELLS = 5000
 
-def plan(recipe: Recipe, home: Path, name: str) -> str:
-    """The dry run's text: data, space, first configurations, bases, arithmetic, time, saving."""
+
+def plan(recipe: Recipe, home: Path, name: str, address: str | None = None) -> str:
+    """The dry run's text: data, space, first configurations, bases, arithmetic, time, saving.
+
+    Args:
+        address: of the cluster that the sweep would join, whose machines are not looked at; None: this machine.
+    """
     space = recipe.parsed_space("recipe")
     config = space.config({})
     data = describe_dataset(home, recipe.data)
@@ -30,9 +39,11 @@ def plan(recipe: Recipe, home: Path, name: str) -> str:
     streaming = _seconds(config, cost, data.counts, "streaming")
     device = runtime.identity()["device"]
     here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-    slots = recipe.search.concurrency or max(1, recipe.resources.room(here))
-    most, trials = expected_bases(recipe, space), recipe.search.trials
-    fewest = fewest_bases(recipe, space)
+    trials, room = recipe.search.trials, recipe.resources.room(here)
+    asked = recipe.search.concurrency or trials
+    joins = address is not None and recipe.search.concurrency is not None
+    slots = min(asked, trials) if joins else max(1, min(room, asked, trials))
+    fewest, most = fewest_bases(recipe, space, slots), expected_bases(recipe, space, slots)
     shared = to(*(clock((bases * base + trials * streaming) / slots) for bases in (fewest, most)))
     alone = clock(trials * (base + streaming) / slots)
     counts = "; ".join(
@@ -50,6 +61,7 @@ def plan(recipe: Recipe, home: Path, name: str) -> str:
         f"a base takes about {base:.0f} s, a streaming phase {streaming:.0f} s (measured just now on {device})",
         f"about {to(str(fewest), str(most))} bases for {trials} trials, as gains turn out: {shared} of training, "
         f"against {alone} if no base were shared",
+        *(["no trial fits on this machine: lower `resources`, or join a cluster"] if room < 1 and not joins else []),
         "nothing was started",
     ]
     return "\n".join(lines)
@@ -60,37 +72,50 @@ def to(low: str, high: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def fewest_bases(recipe: Recipe, space: Space) -> int:
+def fewest_bases(recipe: Recipe, space: Space, slots: int = 1) -> int:
     """How many bases the search will train if further settings always promise more gain a second than new bases."""
-    search, most = recipe.search, expected_bases(recipe, space)
+    return _bases(recipe, space, slots, MOST_STREAMS * recipe.search.streams_per_base)
+
+
+def expected_bases(recipe: Recipe, space: Space, slots: int = 1) -> int:
+    """How many bases the search will train, at most, with so many trials at a time: if every base gets its
+    `streams_per_base` and no more, no suggestion repeats one and none is in the store."""
+    return _bases(recipe, space, slots, recipe.search.streams_per_base)
+
+
+def _bases(recipe: Recipe, space: Space, slots: int, settings: float) -> int:
+    """How many bases are trained if each gets so many settings on average, as far as the space has them."""
+    search, first = recipe.search, recipe.first_configurations(space, "recipe")
+    # All configurations with the first seed, then all with the next.
+    given = [base_of(space, params, seed) for seed in recipe.seeds(space) for params in first][: search.trials]
+    own = search.trials - len(given)
     if search.sampler == "grid":
-        return most
-    # The given configurations have the bases that they have.
-    given = {base_of(space, params) for params in recipe.first_configurations(space, "recipe")}
-    least = search.replicates * len(given)
-    own = search.trials - (search.replicates - 1) * len(recipe.enqueue)
-    others = math.ceil(own / (MOST_STREAMS * search.streams_per_base)) + (search.replicates - 1) * len(given)
-    return min(most, max(least, others))
+        known = {str(sorted(params.items())) for params in first}
+        cells = (params for params in space.cells() if str(sorted(params.items())) not in known)
+        return len({*given, *(base_of(space, params) for params in islice(cells, own))})
+    of_first_seed = Counter(base for base in given[: len(first)])
+    base_paths, streaming_paths = space.base_paths(), [p for p in space.distributions if p not in space.base_paths()]
+    settings = min(settings, _count(space, without=base_paths))
+    room = sum(max(0.0, settings - count) for count in of_first_seed.values())
+    # As long as no base stands, there is nothing else to do for whoever has a place.
+    at_once = min(slots, own + len(of_first_seed))
+    there = max(at_once, len(of_first_seed) + math.ceil(max(0.0, own - room) / settings))
+    most = _count(space, without=streaming_paths)
+    return len(set(given[len(first) :])) + (there if there <= most else int(most))
 
 
-def expected_bases(recipe: Recipe, space: Space) -> int:
-    """How many bases the search will train, at most: if every base gets its `streams_per_base` and no more, no
-    suggestion repeats one and none is in the store."""
-    search = recipe.search
-    streams: dict[str, int] = {}
-    first = recipe.first_configurations(space, "recipe")
-    for params in first:
-        base = base_of(space, params)
-        streams[base] = streams.get(base, 0) + 1
-    room = sum(max(0, search.streams_per_base - count) for count in streams.values())
-    rest = max(0, search.trials - search.replicates * len(first) - room)
-    return search.replicates * len(streams) + -(-rest // search.streams_per_base)
+def _count(space: Space, without: list[str]) -> float:
+    """How many combinations of values a space has without some paths; infinite where there are very many."""
+    begun = {path: value for path, value in space.defaults().items() if path in without}
+    if not space.is_finite(without=begun):
+        return math.inf
+    count = sum(1 for _ in islice(space.cells(begun), _CELLS + 1))
+    return count if count <= _CELLS else math.inf
 
 
 def _seconds(config: TrialConfig, cost: Cost, counts: dict[str, dict[str, int]], phase: str) -> float:
-    """Seconds of one phase: every epoch trains on one set, or a stage's part of it; streaming evaluates on both."""
+    """Seconds of one phase: every epoch trains on one set, or a stage's part of it, and evaluates on both."""
     settings = config.base if phase == "base" else config.streaming
     stages = 1 if phase == "base" else config.streaming.stages
-    evaluated = [counts["base"], counts["streaming"]] if phase == "streaming" else [counts["base"]]
-    evaluation = sum(part["validation"] for part in evaluated) * cost.evaluation_seconds
+    evaluation = sum(part["validation"] for part in counts.values()) * cost.evaluation_seconds
     return settings.epochs * (counts[phase]["train"] * cost.training_seconds + stages * evaluation)

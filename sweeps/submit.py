@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 
 import senet
 import sweeps
-from senet.data.store import check_name
 from senet.errors import InputError
 from sweeps.config import Recipe, bundled_recipes, load_recipe
 from sweeps.environment import set_ray_environment
@@ -42,13 +41,12 @@ _MODULES = "modules"
 
 def is_remote(address: str | None) -> bool:
     """Whether an --address is that of a dashboard, and not of a cluster that this machine is in."""
-    return address is not None and address.startswith(("http://", "https://"))
+    return address is not None and address.lower().startswith(("http://", "https://"))
 
 
 def submit(arguments: Namespace) -> int:
     """Start a sweep on a cluster, and leave when it has begun there; or with --follow stay until it ends."""
-    recipe, name, _ = load_recipe(arguments.recipe, arguments.settings)
-    name = check_name(name if arguments.name is None else arguments.name, "--name")
+    recipe, name, _ = load_recipe(arguments.recipe, arguments.settings, arguments.name)
     client = _connect(arguments.address)
     modules = _own_modules(recipe)
     with _shipment(arguments.recipe, modules) as (folder, shipped):

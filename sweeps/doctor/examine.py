@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from senet.config import TrialConfig
-from senet.data.catalogue import Description, check_fits, dataset_folder, describe_dataset, own_copy_of
+from senet.data.catalogue import Description, dataset_folder, describe_dataset, own_copy_of
 from senet.errors import InputError
 from sweeps.config import Recipe
-from sweeps.constraints import Constraints
 from sweeps.doctor import checks, machine
 from sweeps.doctor.checks import Finding
 from sweeps.doctor.cluster import Answers, Machine, ask, clock_offset, machines
 from sweeps.doctor.corners import Corners
 from sweeps.doctor.rehearsal import rehearse
+from sweeps.fit import check_data
 from sweeps.shared import Shared
 
 # A large network takes its time on a CPU; a place for it may first have to become free.
@@ -62,13 +62,13 @@ def _storage(place: str, there: list[Machine], described: Answers) -> list[Findi
 
 def _trials(home: Path, recipe: Recipe, source: str, there: list[Machine], described: Answers) -> Iterator[Finding]:
     """What concerns the recipe's own networks and data."""
+    advice = "import the data set (senet data --help), or name another one"
     try:
         data = describe_dataset(home, recipe.data)
-        space = recipe.parsed_space(source)
-        check_fits(space.config({}), data, source)
-        Constraints(recipe, space, data).check(source)
+        advice = "mend the recipe, or name another data set; this command will say whether they fit"
+        check_data(recipe, source, home)
     except InputError as error:
-        yield Finding("data", "driver", str(error), "import the data set (senet data --help), or name another one")
+        yield Finding("data", "driver", str(error), advice)
         return
     counts = ", ".join(f"{sum(parts.values())} {which}" for which, parts in data.counts.items())
     yield Finding("data", "driver", f"{data.name}: {len(data.classes)} classes, {data.size} px; images: {counts}")

@@ -130,6 +130,9 @@ def thesis_recipe(data: str | None, settings: list[str]) -> tuple[Recipe, str, s
     Raises:
         InputError: the recipe is wrong, or an override makes its configurations others than the thesis'.
     """
+    for setting in settings:
+        if setting.startswith("search.trials="):
+            raise InputError(f"--set {setting}: follows from the thesis' configurations and `search.replicates`")
     chosen = [] if data is None else [f"data={json.dumps(data)}"]
     overrides = [*chosen, *settings, f"search.trials={_MANY_TRIALS}"]
     recipe, name, source = load_recipe("thesis-small" if data is None else "thesis", overrides)

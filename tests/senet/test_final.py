@@ -80,6 +80,15 @@ def test_what_a_model_cannot_do_is_refused(
         stream_model(model, StreamingConfig.model_validate({"batch_size": 20} | changes), tiny, CPU, ignore)
 
 
+def test_too_many_stages_are_refused_before_anything_is_trained(
+    tiny: Dataset, trial_config: Callable[..., TrialConfig]
+) -> None:
+    heard: list[Report] = []
+    with pytest.raises(InputError, match=r"`streaming\.stages`: must be at most 3"):
+        train_final(trial_config(streaming={"stages": 4}), tiny, CPU, heard.append, {})
+    assert not heard
+
+
 def test_a_model_that_was_not_made_to_stream_is_refused(tiny: Dataset, train: Callable[..., Model]) -> None:
     with pytest.raises(InputError, match="protocol `single_label`, which does not stream"):
         stream_model(train(protocol="single_label"), StreamingConfig(), tiny, CPU, ignore)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.cli import main
-from sweeps.config import validate_recipe
+from sweeps.config import load_recipe, validate_recipe
 from sweeps.sweep import create_sweep
 from tests.conftest import refusal
 from tests.sweeps.commands import RECIPE
@@ -23,7 +23,9 @@ def line_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["run", "quickstart", "--set", "objective.top_k=99", "--dry-run"], "`objective.top_k`: must be from 2"),
         (["run", "quickstart", "--set", "data=pets"], "no data set `pets`"),
         (["run", "quickstart", "--set", "data=../pets"], "`data`: `../pets` must be 1 to 64 letters"),
-        (["run", "quickstart", "--set", "search.trails=3"], "unknown key `search.trails`"),
+        (["run", "quickstart", "--set", "search.trails=3"], "unknown key `search.trails`; did you mean `trials`?"),
+        (["run", "quickstart", "--set", "base.epochs=3"], "unknown key `base`; there are: description, data, config,"),
+        (["run", "quickstart", "--set", "search.pruning.x=3"], "unknown key `search.pruning.x`; there are: rungs,"),
         (["run", "quickstart", "--set", "space={}"], "`space`: is empty"),
         (["run", "quickstart", "--name", "a/b"], "--name `a/b` must be 1 to 64 letters"),
         (["run", "quickstart", "--name", ""], "--name `` must be 1 to 64 letters"),
@@ -35,12 +37,36 @@ def line_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "none.yaml"], "none.yaml: no such file"),
         (["ui", "--port", "99999"], "--port 99999: must be 0 to 65535"),
         (["fly"], "invalid choice: 'fly'"),
+        (["thesis", "--set", "search.trials=5"], "--set search.trials=5: follows from the thesis' configurations"),
+        *(
+            (
+                [action, "x", "--address", address],
+                f"--address {address}: must be the address of the cluster's dashboard",
+            )
+            for action, address in (("pause", "head:8265"), ("stop", "auto"), ("status", "127.0.0.1:8265"))
+        ),
+        (["confirm", "x", "--address", "HTTP://head:8265"], "call it on one of its machines with --address auto"),
         (["status", "x", "--addr", "http://127.0.0.1:8265"], "unrecognized arguments: --addr"),
     ],
 )
 def test_wrong_input(home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert message in line_of(capsys, *arguments)
     assert not home.exists()
+
+
+def test_a_file_that_is_meant_for_another_command(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "best.yaml"
+    config.write_text("data: breeds\nprovenance: {sweep: s}\n")
+    assert f"is the config of one trial, not a recipe; train it: sweeps train {config}" in line_of(
+        capsys, "run", str(config)
+    )
+    recipe = tmp_path / "my recipe.yaml"
+    recipe.write_text("data: breeds\nspace: {model.width: {choice: [8, 16]}}\n")
+    assert "is a recipe, not the config of one trial; search by it: sweeps run" in line_of(capsys, "train", str(recipe))
+    assert "give --name, or the file's name `my recipe` must be" in line_of(capsys, "run", str(recipe))
+    assert load_recipe(str(recipe), [], "mine")[1] == "mine"
 
 
 def test_a_damaged_sweep_is_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,7 +82,7 @@ def test_a_damaged_sweep_is_named(home: Path, capsys: pytest.CaptureFixture[str]
     assert main(["status"]) == 0
     captured = capsys.readouterr()
     assert "x: cannot be read: " in captured.err
-    assert "no sweeps below" in captured.out
+    assert captured.out == "", "there is one"
 
 
 def test_a_password_in_the_address_of_the_tracking_is_not_passed_on(

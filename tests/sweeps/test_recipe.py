@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from senet.config import fingerprint
+from senet.data.store import Dataset
 from senet.errors import InputError
 from sweeps.config import bundled_recipes, dump_recipe, load_recipe, validate_recipe
+from sweeps.fit import check_stages
 from sweeps.space import parse_space
 from tests.conftest import merged
 
@@ -150,3 +152,11 @@ def test_a_recipe_survives_being_written(tmp_path: Path) -> None:
     again = validate_recipe(yaml.safe_load(dump_recipe(recipe)), "copy")
     assert again == recipe
     assert fingerprint(again.model_dump(mode="json")) == fingerprint(recipe.model_dump(mode="json"))
+
+
+def test_more_stages_than_the_data_holds_are_refused(tiny: Dataset) -> None:
+    values: dict[str, Any] = {"data": "tiny", "space": {"streaming.stages": {"int": [1, 5]}}}
+    with pytest.raises(InputError, match=r"r: `streaming.stages`: must be at most 3 .* but got 5"):
+        check_stages(validate_recipe(values, "r"), "r", tiny)
+    check_stages(validate_recipe(values | {"space": {"streaming.stages": {"int": [1, 3]}}}, "r"), "r", tiny)
+    check_stages(validate_recipe(values | {"config": {"protocol": "single_label"}}, "r"), "r", tiny)

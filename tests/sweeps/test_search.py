@@ -9,7 +9,7 @@ import pytest
 from sweeps.config import Recipe, validate_recipe
 from sweeps.ledger import Entry, Ledger
 from sweeps.memory import base_of
-from sweeps.plan import expected_bases
+from sweeps.plan import expected_bases, fewest_bases
 from sweeps.search import Suggester
 from tests.conftest import merged
 
@@ -272,6 +272,45 @@ def test_a_reference_reaches_no_target(tmp_path: Path, monkeypatch: pytest.Monke
     assert entry.params["streaming.replay"] == "all"
     search.end(entry, 0.9)
     assert search.suggester.best() == -math.inf
+
+
+RATES = {"streaming.learning_rate": {"choice": [0.001, 0.01]}}
+WIDTHS: dict[str, Any] = {"model.width": {"int": [8, 64]}}
+CONTINUOUS = {"streaming.learning_rate": {"log": [0.001, 0.1]}}
+
+
+@pytest.mark.parametrize(
+    ("space", "search", "bases"),
+    [
+        (WIDTHS, {"trials": 20}, 20),
+        (WIDTHS, {"trials": 30, "sampler": "grid"}, 30),
+        (WIDTHS | RATES, {"trials": 20}, 10),
+        (CONTINUOUS, {"trials": 20}, 1),
+        ({"model.width": {"choice": [8, 16]}} | CONTINUOUS, {"trials": 40}, 2),
+        ({"model.width": {"choice": [8, 16]}} | RATES, {"trials": 3, "sampler": "grid"}, 2),
+    ],
+    ids=["bases", "grid of bases", "few settings", "settings", "two bases", "grid"],
+)
+def test_a_dry_run_knows_what_the_space_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: dict[str, Any], search: dict[str, Any], bases: int
+) -> None:
+    monkeypatch.setitem(RECIPE, "space", space)
+    monkeypatch.setitem(RECIPE, "enqueue", [])
+    found = Search(tmp_path, **search)
+    while (entry := found.suggester.next()) is not None:
+        found.stands(entry)
+        found.close(entry, {"state": "complete", "base_key": found.base(entry), "metrics": {"joint": 0.5}})
+    assert len({found.base(entry) for entry in found.ledger.entries()}) == bases
+    assert fewest_bases(found.recipe, found.space) == expected_bases(found.recipe, found.space) == bases
+
+
+def test_a_dry_run_counts_what_is_begun_before_a_base_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPE, "enqueue", RECIPE["enqueue"][:1])
+    found = Search(tmp_path, trials=14, sampler="random")
+    begun = [found.suggester.next() for _ in range(10)]
+    assert len({found.base(entry) for entry in begun if entry is not None}) == 10
+    assert expected_bases(found.recipe, found.space, slots=10) == 10
+    assert expected_bases(found.recipe, found.space) == 5
 
 
 @pytest.mark.slow

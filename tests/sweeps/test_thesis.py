@@ -115,7 +115,7 @@ def test_each_row_is_what_its_label_says(data: str | None, width: int, k: int) -
 
 
 def test_overrides_change_the_sizes_and_nothing_else(capsys: pytest.CaptureFixture[str], home: Path) -> None:
-    recipe, name, _ = thesis_recipe("7", ["search.replicates=5", "search.trials=3", "config.base.epochs=2"])
+    recipe, name, _ = thesis_recipe("7", ["search.replicates=5", "config.base.epochs=2"])
     assert (recipe.data, name, recipe.search.trials, recipe.config["base"]["epochs"]) == ("7", "thesis", 80, 2)
     for arguments, message in (
         (["--set", "enqueue=[]"], "`enqueue`: must hold the thesis' 16 configurations, but got 0"),

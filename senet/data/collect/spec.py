@@ -139,7 +139,7 @@ def read_spec(path: Path) -> Spec:
     try:
         spec = Spec.model_validate(values)
     except ValidationError as error:
-        raise first_problem(error, str(path)) from None
+        raise first_problem(error, str(path), Spec) from None
     mixes = {
         name: [
             source.model_copy(update={"urls": _read_addresses(path.parent / source.urls, path)})
