@@ -84,7 +84,7 @@ def save_model(folder: Path, model: Model) -> None:
             "calibration": {"scale": float(model.calibration.scale), "bias": float(model.calibration.bias)},
             "provenance": model.provenance,
         }
-        (temporary / "model.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+        (temporary / "model.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", "utf-8")
         (temporary / "metrics.json").write_text(json.dumps(model.metrics, indent=2) + "\n")
         temporary.chmod(0o755)
         for weights in temporary.glob("*.safetensors"):
@@ -106,7 +106,7 @@ def load_model(folder: Path) -> Model:
         raise InputError(f"{folder}: no model folder (it would hold model.json); `senet train` makes one")
     config = parse_trial(read_mapping(folder / "config.yaml"), str(folder / "config.yaml"))
     try:
-        described = json.loads((folder / "model.json").read_text())
+        described = json.loads((folder / "model.json").read_text("utf-8"))
         if described["format"] != FORMAT:
             raise InputError(
                 f"{folder}: was written by another version (format {described['format']!r}, this one reads {FORMAT});"

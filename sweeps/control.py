@@ -57,7 +57,7 @@ def logs(arguments: Namespace) -> int:
     print(f"trial {arguments.trial}: {result['state']}, {result.get('error') or result.get('metrics')}")
     # One that was tried again keeps what its first attempt failed of.
     if result["state"] == "failed" and (folder / "error.txt").exists():
-        print((folder / "error.txt").read_text(), end="")
+        print((folder / "error.txt").read_text("utf-8"), end="")
     return 0
 
 

@@ -26,7 +26,7 @@ def write_report(sweep: Sweep, status: Status) -> list[Path]:
     with table.open("w", newline="") as file:
         csv.writer(file).writerows(_csv_rows(ranking))
     text = sweep.folder / "report.md"
-    text.write_text(_markdown(status, ranking))
+    text.write_text(_markdown(status, ranking), "utf-8")
     files = [table, text]
     if ranking:
         picture = sweep.folder / "result.png"

@@ -270,7 +270,7 @@ def create_sweep(
         "versions": versions(),
     }
     about |= {} if warm_start is None else {"warm_start": warm_start}
-    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe), "utf-8")
     (folder / "sweep.json").write_text(json.dumps(about, indent=2) + "\n")
     number, shared = 1, Shared(home)
     while True:

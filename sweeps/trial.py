@@ -91,7 +91,7 @@ def _run(assignment: dict[str, Any]) -> None:
     except Exception as error:  # Whatever else it is, it is this trial's result.
         if isinstance(error, BaseHeld) or (isinstance(error, OSError) and error.errno in _OF_THE_DISK):
             raise
-        (folder / "error.txt").write_text(traceback.format_exc())
+        (folder / "error.txt").write_text(traceback.format_exc(), "utf-8")
         result["error"], spoilt = failure(error), spoils_process(error)
     spent = stages.seconds()
     result |= {"seconds": sum(spent.values()), "stage_seconds": spent}
