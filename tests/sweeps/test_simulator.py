@@ -166,9 +166,13 @@ def test_ten_thousand_trials_on_64_slots(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.undo()
     print(f"{booking / 10:.1f} ms a trial, and {drawing / 10:.1f} ms of the random sampler's")
     assert booking / 10_000 < 0.020
-    small = recipe(trials=2_000)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_thousands_of_trials_in_little_memory() -> None:
     tracemalloc.start()
-    run = simulate(small, Hill(), slots=64)
+    run = simulate(recipe(trials=2_000), Hill(), slots=64)
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     print(f"{used / len(run.entries):.0f} bytes a trial")
