@@ -10,9 +10,9 @@ import torch
 from senet.config import MODELS
 from tests.senet.test_model_contract import ALL_OPTIONS, small_config, trained
 
-# Two are slow; all of them take minutes, and are part of the soak.
+# One is slow; all of them take minutes, and are part of the soak.
 DEFAULTS: dict[str, Any] = {}
-SLOW = [("resnet50", DEFAULTS), ("inception_senet", ALL_OPTIONS)]
+SLOW = [("inception_senet", ALL_OPTIONS)]
 CASES = [
     pytest.param(
         name,

@@ -279,6 +279,7 @@ WIDTHS: dict[str, Any] = {"model.width": {"int": [8, 64]}}
 CONTINUOUS = {"streaming.learning_rate": {"log": [0.001, 0.1]}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("space", "search", "bases"),
     [
@@ -286,7 +287,7 @@ CONTINUOUS = {"streaming.learning_rate": {"log": [0.001, 0.1]}}
         (WIDTHS, {"trials": 30, "sampler": "grid"}, 30),
         (WIDTHS | RATES, {"trials": 20}, 10),
         (CONTINUOUS, {"trials": 20}, 1),
-        ({"model.width": {"choice": [8, 16]}} | CONTINUOUS, {"trials": 40}, 2),
+        ({"model.width": {"choice": [8, 16]}} | CONTINUOUS, {"trials": 10}, 2),
         ({"model.width": {"choice": [8, 16]}} | RATES, {"trials": 3, "sampler": "grid"}, 2),
     ],
     ids=["bases", "grid of bases", "few settings", "settings", "two bases", "grid"],
@@ -304,6 +305,7 @@ def test_a_dry_run_knows_what_the_space_has(
     assert fewest_bases(found.recipe, found.space) == expected_bases(found.recipe, found.space) == bases
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_what_is_begun_before_a_base_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPE, "enqueue", RECIPE["enqueue"][:1])
     found = Search(tmp_path, trials=14, sampler="random")
@@ -337,6 +339,7 @@ def test_a_reference_leads_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert bases(0.1, "low") == bases(0.9, "high")
 
 
+@pytest.mark.slow
 def test_protocols_with_the_same_base_are_different_configurations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
