@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from senet.command import Parser, run_command
 from senet.errors import InputError
+from sweeps.environment import is_remote
 
 _Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -31,7 +32,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     module, action = arguments.module, arguments.command
     address = getattr(arguments, "address", None)
     if module != "sweeps.submit" and address is not None:
-        if address.lower().startswith(("http://", "https://")):
+        if is_remote(address):
             if action not in _ELSEWHERE:
                 sent = f"; to one elsewhere a sweep can be sent: sweeps submit RECIPE --address {address}"
                 raise InputError(

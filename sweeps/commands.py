@@ -11,13 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from senet.command import confirmed
-from senet.data.catalogue import obtain_dataset
+from senet.data.catalogue import describe_dataset, obtain_dataset
 from senet.data.store import check_name
 from senet.errors import InputError
 from senet.home import home
 from sweeps.config import Recipe, load_recipe
 from sweeps.environment import set_ray_environment
-from sweeps.fit import check_data, check_stages
+from sweeps.fit import check_recipe, check_stages
 from sweeps.inventory import quota
 from sweeps.shared import Shared, bucket_of
 from sweeps.storage import check_bucket, is_server, open_database, tracking_uri
@@ -34,7 +34,7 @@ def run(arguments: Namespace) -> int:
 
 def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
     check_bucket(bucket_of(home()), recipe.search.storage, recipe.data)
-    check_data(recipe, source, home())
+    check_recipe(recipe, source, describe_dataset(home(), recipe.data))
     console = Console()
     warm = getattr(arguments, "warm_start", None)
     if warm is not None:

@@ -1,7 +1,12 @@
-"""The environment that Ray reads when it is imported: set before that, by the command that needs Ray."""
+"""Where Ray is, and the environment that Ray reads when it is imported: set by the command that needs it, before."""
 
 import os
 import secrets
+
+
+def is_remote(address: str | None) -> bool:
+    """Whether an --address is that of a dashboard, and not of a cluster that this machine is in."""
+    return address is not None and address.lower().startswith(("http://", "https://"))
 
 
 def set_ray_environment(local: bool) -> None:

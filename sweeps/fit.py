@@ -1,8 +1,6 @@
 """Whether a recipe and a data set go together: asked before anything is trained."""
 
-from pathlib import Path
-
-from senet.data.catalogue import Description, check_fits, describe_dataset
+from senet.data.catalogue import Description, check_fits
 from senet.data.store import Dataset
 from senet.errors import InputError
 from senet.protocols import stages, streaming_epochs
@@ -13,9 +11,8 @@ from sweeps.space import Space, extremes
 _STAGES = "streaming.stages"
 
 
-def check_data(recipe: Recipe, source: str, home: Path) -> None:
-    """Raise InputError where the recipe does not fit what is known of its data set; draws nothing."""
-    data = describe_dataset(home, recipe.data)
+def check_recipe(recipe: Recipe, source: str, data: Description) -> None:
+    """Raise InputError where the recipe does not fit what is known of its data set."""
     space = recipe.parsed_space(source)
     if not data.labels:
         raise InputError(

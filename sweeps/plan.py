@@ -93,7 +93,7 @@ def _bases(recipe: Recipe, space: Space, slots: int, settings: float) -> int:
         known = {str(sorted(params.items())) for params in first}
         cells = (params for params in space.cells() if str(sorted(params.items())) not in known)
         return len({*given, *(base_of(space, params) for params in islice(cells, own))})
-    of_first_seed = Counter(base for base in given[: len(first)])
+    of_first_seed = Counter(given[: len(first)])
     base_paths, streaming_paths = space.base_paths(), [p for p in space.distributions if p not in space.base_paths()]
     settings = min(settings, _count(space, without=base_paths))
     room = sum(max(0.0, settings - count) for count in of_first_seed.values())

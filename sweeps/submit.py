@@ -24,7 +24,7 @@ import senet
 import sweeps
 from senet.errors import InputError
 from sweeps.config import Recipe, bundled_recipes, load_recipe
-from sweeps.environment import set_ray_environment
+from sweeps.environment import is_remote, set_ray_environment
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -37,11 +37,6 @@ _STOP_SECONDS = "60"
 _SHIPPED = (senet, sweeps)
 # In a job's metadata: the user's own modules that went with it.
 _MODULES = "modules"
-
-
-def is_remote(address: str | None) -> bool:
-    """Whether an --address is that of a dashboard, and not of a cluster that this machine is in."""
-    return address is not None and address.lower().startswith(("http://", "https://"))
 
 
 def submit(arguments: Namespace) -> int:

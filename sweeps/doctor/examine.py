@@ -14,7 +14,7 @@ from sweeps.doctor.checks import Finding
 from sweeps.doctor.cluster import Answers, Machine, ask, clock_offset, machines
 from sweeps.doctor.corners import Corners
 from sweeps.doctor.rehearsal import rehearse
-from sweeps.fit import check_data
+from sweeps.fit import check_recipe
 from sweeps.shared import Shared
 
 # A large network takes its time on a CPU; a place for it may first have to become free.
@@ -66,7 +66,7 @@ def _trials(home: Path, recipe: Recipe, source: str, there: list[Machine], descr
     try:
         data = describe_dataset(home, recipe.data)
         advice = "mend the recipe, or name another data set; this command will say whether they fit"
-        check_data(recipe, source, home)
+        check_recipe(recipe, source, data)
     except InputError as error:
         yield Finding("data", "driver", str(error), advice)
         return
