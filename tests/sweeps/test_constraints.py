@@ -111,6 +111,7 @@ def test_only_what_fits_is_tried(tmp_path: Path) -> None:
     assert len({entry.params["streaming.learning_rate"] for entry in entries}) == 6
 
 
+@pytest.mark.slow
 def test_one_that_fits_is_found_among_very_many(tmp_path: Path) -> None:
     recipe = recipe_of(space={"model.width": {"int": [1, 10**6]}}, search={"trials": 2})
     only = [draw["model.width"] for draw in random_draws(recipe.parsed_space("r"), recipe.search.seed, TRIES)][-1]
@@ -151,6 +152,7 @@ def test_an_enqueued_configuration_outside_is_named() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_space_in_which_nothing_fits_is_named() -> None:
     recipe = recipe_of(constraints={"parameters": [0, 100], "activations": [0, 1e9]})
     with pytest.raises(InputError) as caught:

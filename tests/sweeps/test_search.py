@@ -65,6 +65,7 @@ class Search:
         return entries
 
 
+@pytest.mark.slow
 def test_order_of_a_whole_search(tmp_path: Path) -> None:
     search = Search(tmp_path)
     entries = search.run_all()
@@ -122,6 +123,7 @@ def test_sampled_streams_leave_waiting_configurations_their_place(tmp_path: Path
     assert search.suggester.next() is None, "1 still waits, though 2's base has room for a third stream"
 
 
+@pytest.mark.slow
 def test_replicates_are_tried_seed_by_seed(tmp_path: Path) -> None:
     search = Search(tmp_path, trials=16, replicates=3)
     entries = search.run_all()
@@ -217,6 +219,7 @@ def test_waiting_for_a_base_costs_nothing(tmp_path: Path) -> None:
     assert search.base(third) == search.base(first)
 
 
+@pytest.mark.slow
 def test_a_base_that_always_fails_gets_two_trials(tmp_path: Path) -> None:
     search = Search(tmp_path, trials=30)
     bad = None
@@ -252,6 +255,7 @@ def test_what_a_base_costs_is_learned_from_trials_that_trained_one(tmp_path: Pat
     assert len(trained) == 3
 
 
+@pytest.mark.slow
 def test_a_finite_space_is_covered_however_large_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # More configurations than are looked at while their bases are being trained.
     monkeypatch.setattr("sweeps.search._CELLS", 4)

@@ -179,6 +179,7 @@ def test_a_thousand_trials_in_little_memory() -> None:
     assert used / len(run.entries) < 5 * 1024
 
 
+@pytest.mark.slow
 def test_a_sampler_that_has_settled_is_sent_elsewhere() -> None:
     space = {"model.width": {"int": [8, 64]}, "streaming.epochs": {"int": [2, 9]}}
 
@@ -200,8 +201,7 @@ def tried(run: Simulation, path: str) -> set[Any]:
     return {entry.params.get(path) for entry in run.entries if entry.answers is None}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("slots", [1, 4])
+@pytest.mark.parametrize("slots", [pytest.param(1, marks=pytest.mark.soak), pytest.param(4, marks=pytest.mark.slow)])
 def test_a_sampler_that_repeats_itself_does_not_stop_the_search(slots: int) -> None:
     class Rising(Hill):
         def streamed(self, params: Params, seed: int) -> dict[str, float]:

@@ -35,6 +35,7 @@ def begun(other: Sweep) -> Sweep:
     return create_sweep(other.home, "new", "new", validate_recipe(RECIPE, "r"), "data", other.name)
 
 
+@pytest.mark.slow
 def test_it_is_taken_over_whole_however_often_it_is_interrupted(other: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep, finish, calls = begun(other), Ledger.finish, 0
 
