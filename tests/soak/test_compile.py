@@ -13,7 +13,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     *((name, "aot_eager", ALL_OPTIONS) for name in MODELS),
     # The C++ compiler takes minutes, so it gets one network of each kind; the others are captured whole, not compiled.
     *(("resnet18", "inductor", {}), ("vgg16", "inductor", {})),
-    *(("senet50", "inductor", ALL_OPTIONS), ("inception_senet", "inductor", ALL_OPTIONS)),
+    *(("senet18", "inductor", ALL_OPTIONS), ("inception_senet", "inductor", ALL_OPTIONS)),
 ]
 
 
