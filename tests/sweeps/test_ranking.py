@@ -17,6 +17,8 @@ from sweeps.thesis.rows import ROWS
 from tests.conftest import refusal
 from tests.sweeps.made_up import FAILED, made_up, result
 
+pytestmark = pytest.mark.slow
+
 # Width 2 has the luckiest seed, width 4 the best mean; original and streaming weigh the same here.
 SEEDS = [
     (1, 0, result(0.5, 0.5, 0.5)),

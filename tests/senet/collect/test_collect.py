@@ -17,6 +17,8 @@ from senet.data.store import open_dataset
 from tests.senet.collect.conftest import Collection
 from tests.senet.collect.server import as_json, content, first, image_info, picture, status, wikimedia
 
+pytestmark = pytest.mark.slow
+
 
 def mix(*urls: str) -> dict[str, Any]:
     return {"pug+beagle": [{"urls": list(urls)}]}
