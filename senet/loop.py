@@ -186,7 +186,9 @@ class Loop:
         same_buffers(self._model, self._runtime)
         names = ("train_loss", "train_top1", "train_topk")
         values = dict(zip(names, sums / self._steps, strict=True)) | self._task.evaluate()
-        weights = [value for value in self._model.state_dict().values() if value.is_floating_point()]
+        # Of nothing there is no largest value.
+        kept = self._model.state_dict().values()
+        weights = [v for v in kept if v.numel() and (v.is_floating_point() or v.is_complex())]
         weights_finite = torch.nn.utils.get_total_norm(weights, math.inf).isfinite()
         found = torch.stack([*(value.double() for value in values.values()), weights_finite, self._first_bad])
         *numbers, finite, bad = decided(found, self._runtime).tolist()

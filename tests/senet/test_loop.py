@@ -97,6 +97,20 @@ class TestNonFinite:
             if not name.endswith("num_batches_tracked"):
                 assert torch.equal(value, with_it.state_dict()[name]), name
 
+    def test_it_is_found_in_a_buffer_that_no_step_shows(self, streaming: Callable[..., TrialConfig]) -> None:
+        model = network()
+        model.register_buffer("kept", torch.tensor([1.0, float("nan")]))
+        with pytest.raises(NonFiniteError, match="epoch 1, on the validation images"):
+            run(streaming(), [[batch(0)]], model)
+
+    @pytest.mark.parametrize("kept", [torch.empty(0), torch.tensor([1j]), torch.tensor([3]), torch.tensor([True])])
+    def test_it_is_not_found_in_a_buffer_of_another_kind(
+        self, streaming: Callable[..., TrialConfig], kept: Tensor
+    ) -> None:
+        model = network()
+        model.register_buffer("kept", kept)
+        assert len(run(streaming(), [[batch(0)]], model).history) == 1
+
     def test_epoch_step_and_rate_are_named(self, streaming: Callable[..., TrialConfig]) -> None:
         epochs = [[batch(0), batch(1)], [batch(2), nan_batch("nan")]]
         wanted = "not finite in the streaming phase, epoch 2, step 2, learning rate 0.1: lower the rate"
