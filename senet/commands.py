@@ -176,10 +176,13 @@ def stream(arguments: Namespace) -> int:
         given[key] = parse_yaml(text, f"--set {setting}")
     values["streaming"] |= given
     streaming = parse_trial(values, "command line").streaming
-    folder = home() / "models" / check_name(arguments.name, "--name") if arguments.name else _numbered(arguments.model)
-    refuse_existing(folder)
+    named = home() / "models" / check_name(arguments.name, "--name") if arguments.name else None
+    if named:
+        refuse_existing(named)
     dataset = obtain_dataset(home(), arguments.dataset)
     streamed = stream_model(model, streaming, dataset, make_runtime("auto", model.config.precision), print_epoch)
+    # A number is given at the end: others may be streaming into the same model.
+    folder = named or _numbered(arguments.model)
     save_model(folder, streamed)
     print_result(folder, streamed)
     return 0

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from senet.errors import InputError
+from senet.files import write_atomically
 
 BUCKETS = ("s3", "gs")
 MARK = ".bucket"
@@ -34,5 +35,7 @@ def copy_of(url: str) -> Path:
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in path)[-40:].strip("-")
     copy = cache() / f"home-{plain}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
     copy.mkdir(parents=True, exist_ok=True)
-    (copy / MARK).write_text(url.rstrip("/"))
+    # Others read it at any moment.
+    if not (copy / MARK).exists():
+        write_atomically(copy / MARK, url.rstrip("/").encode())
     return copy

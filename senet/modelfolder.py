@@ -8,6 +8,7 @@ metrics.json             accuracy on the validation and the test split
 """
 
 import json
+import math
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -113,6 +114,7 @@ def load_model(folder: Path) -> Model:
                 " train it again"
             )
         preprocessing, calibration = described["preprocessing"], described["calibration"]
+        _check_described(described["classes"], preprocessing)
         model = Model(
             config=config,
             classes=tuple(described["classes"]),
@@ -131,3 +133,20 @@ def load_model(folder: Path) -> Model:
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder}: the model folder is damaged: {reason}") from None
     return model
+
+
+def _check_described(classes: Any, preprocessing: Any) -> None:
+    """Raise ValueError where what model.json says cannot be used."""
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise ValueError("model.json: `classes` must be a list of names")
+    if len(set(classes)) < len(classes):
+        raise ValueError("model.json: `classes` names one twice")
+    size = preprocessing["size"]
+    if type(size) is not int or size < 1:
+        raise ValueError(f"model.json: `size` must be a number of pixels, but is {size!r}")
+    for name in ("mean", "std"):
+        values = preprocessing[name]
+        if not (isinstance(values, list) and [type(value) for value in values] == 3 * [float]):
+            raise ValueError(f"model.json: `{name}` must be three numbers")
+        if not all(math.isfinite(value) and (name == "mean" or value > 0) for value in values):
+            raise ValueError(f"model.json: `{name}` must be three finite numbers, and `std` above 0")

@@ -19,7 +19,7 @@ from sweeps.shared import Shared
 from sweeps.shares import Shares
 from sweeps.space import Space
 from sweeps.stages import stage_seconds
-from sweeps.sweep import Sweep
+from sweeps.sweep import Sweep, remove_checkpoints
 from sweeps.tracking import SweepTracking
 
 # A trial that ran out of memory is tried once more with so many times the share.
@@ -169,9 +169,11 @@ class Driver:
             # Without a result it has not ended well: a share may not show it yet.
             self.ended(trial_id, died=True)
         else:
-            self._deaths.pop(entry.number, None)
+            told, epoch = self._reports[entry.number], (report["phase"], report["epoch"])
             # A process that goes on from a checkpoint tells the epochs before it again.
-            self._reports[entry.number][report["phase"], report["epoch"]] = _plain(report)
+            if epoch not in told:
+                self._deaths.pop(entry.number, None)
+            told[epoch] = _plain(report)
             self._tracking.log_epochs(entry, self._said(entry.number))
             verdict = None if self._pruner is None else self._pruner.judge(entry, report)
             if verdict is not None:
@@ -270,6 +272,7 @@ class Driver:
         spent = stage_seconds(reports[-1]) if reports else {}
         result = result | {"history": reports, "stage_seconds": spent, "seconds": sum(spent.values())}
         self._sweep.write_result(entry.number, result)
+        remove_checkpoints(Shared(self._sweep.home), self._sweep.trial_folder(entry.number))
         return result
 
     def _died(self, entry: Entry) -> Result | None:

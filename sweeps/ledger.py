@@ -15,15 +15,16 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from senet.errors import InputError
+from senet.files import aside
 from sweeps.config import Recipe
 from sweeps.space import Params, Space
-from sweeps.storage import open_database, open_file, reason_of, storage_file
+from sweeps.storage import SQLITE, open_database, open_file, reason_of, storage_file
 from sweeps.sweep import Sweep
 
 Result = dict[str, Any]
@@ -113,6 +114,8 @@ class Ledger:
         if path and not create and not path.exists():
             raise NoLedgerError(f"{folder}: the sweep has no ledger; delete it and run it again")
         try:
+            if path and create and path.name == SQLITE and not path.exists():
+                _make_file(path, name, len(objectives))
             self._storage = open_file(path) if path else open_database(str(url))
             self._study = _study(self._storage, name, create, self._where, len(objectives))
             # None after a write that failed: it may have come through nevertheless.
@@ -271,6 +274,18 @@ def running_trial(
         user_attrs=attributes,
         system_attrs=notes or {},
     )
+
+
+def _make_file(path: Path, name: str, objectives: int) -> None:
+    """Make a sqlite ledger, whole or not at all: who only looks at it would make the tables, too."""
+    for left in path.parent.glob(f".{path.name}-*"):
+        left.unlink()
+    new = aside(path)
+    storage = RDBStorage(f"sqlite:///{new}")
+    _study(storage, name, True, str(path), objectives)
+    storage.remove_session()
+    storage.engine.dispose()
+    new.replace(path)
 
 
 def _study(storage: BaseStorage, name: str, create: bool, where: str, objectives: int) -> int:

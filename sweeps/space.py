@@ -15,6 +15,7 @@ Params = dict[str, Value]
 
 # What is compared cannot be searched: a search would pick the easiest data and the luckiest seed.
 _FIXED = ("data", "seed", "precision", "objective")
+_MOST_TRIED = 256
 
 
 def is_reference(params: Params) -> bool:
@@ -99,7 +100,7 @@ def parse_space(constants: dict[str, Any], entries: dict[str, Any], source: str)
     when = {path: _condition(path, value, distributions, source) for path, value in conditions.items()}
     space = Space(constants, distributions, when)
     for path, distribution in distributions.items():
-        for value in extremes(distribution):
+        for value in _tried(distribution):
             space.config({path: value}, f"{source}: `space.{path}`")
     return space
 
@@ -233,12 +234,19 @@ def extremes(distribution: BaseDistribution) -> list[Value]:
     return [distribution.low, distribution.high]
 
 
-def _values(distribution: BaseDistribution) -> list[Value]:
+def _tried(distribution: BaseDistribution) -> list[Value]:
+    """The values by which a distribution is checked: not the ends alone where some keys take only some between them."""
+    if isinstance(distribution, IntDistribution):
+        return [*_values(distribution)[:_MOST_TRIED], distribution.high]
+    return extremes(distribution)
+
+
+def _values(distribution: BaseDistribution) -> Sequence[Value]:
     """All values of a choice or a range of whole numbers."""
     if isinstance(distribution, CategoricalDistribution):
         return [value for value in distribution.choices if value is not None]
     assert isinstance(distribution, IntDistribution)
-    return list(range(distribution.low, distribution.high + 1))
+    return range(distribution.low, distribution.high + 1)
 
 
 def _among(value: Any, values: Sequence[Any]) -> bool:

@@ -78,7 +78,8 @@ def follow(arguments: Namespace) -> int:
     jobs = _jobs_of(client, arguments.name)
     if not jobs:
         raise InputError(f"no job of a sweep `{arguments.name}` at {arguments.address}; was it submitted there?")
-    latest = max(jobs, key=lambda job: job.start_time or 0)
+    # One that was refused, since the sweep runs, is not what is asked for.
+    latest = max(jobs, key=lambda job: (not job.status.is_terminal(), job.start_time or 0))
     return _follow(client, str(latest.submission_id), None, arguments.address)
 
 
@@ -158,8 +159,9 @@ def _own_modules(recipe: Recipe) -> list[Path]:
 
 
 def _submitted_with(client: "JobSubmissionClient", name: str) -> list[Path]:
-    """The modules that a sweep's latest job had with it. Raises InputError where this directory lacks one."""
-    jobs = sorted(_jobs_of(client, name), key=lambda job: job.start_time or 0)
+    """The modules that a sweep's latest job that was not refused had with it. Raises InputError where this directory
+    lacks one."""
+    jobs = sorted(_jobs_of(client, name), key=lambda job: (job.driver_exit_code != 2, job.start_time or 0))
     modules = [Path(module) for module in (jobs[-1].metadata.get(_MODULES, "").split("/") if jobs else []) if module]
     for module in modules:
         if not module.exists():

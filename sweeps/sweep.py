@@ -39,6 +39,7 @@ _PACKAGES = ("senet-sweeps", "torch", "ray", "optuna", "mlflow")
 
 ATTEMPT = "attempt-"
 """begins the names of what earlier attempts of a trial have left"""
+_CHECKPOINTS = "streaming*.pt"
 OF_AN_ATTEMPT = ("progress.json", "result.json")
 """files of the attempt that is under way"""
 
@@ -175,6 +176,7 @@ class Sweep:
         """Get what was asked for on another machine; where the bucket does not answer, later."""
         with suppress(InputError, OSError):
             Shared(self.home).fetch(self.folder / "asked.json")
+        look_again(self.folder)
 
     def seconds_driven(self) -> float:
         """Wall time of all sessions so far."""
@@ -182,7 +184,11 @@ class Sweep:
 
     def note_seconds_driven(self, seconds: float) -> None:
         """Write down the wall time of all sessions so far."""
-        write_atomically(self.folder / "driven.json", json.dumps({"seconds": seconds}).encode())
+        path = self.folder / "driven.json"
+        write_atomically(path, json.dumps({"seconds": seconds}).encode())
+        # Where the bucket does not answer, later.
+        with suppress(InputError, OSError):
+            Shared(self.home).pass_on(path)
 
     @contextmanager
     def driving(self) -> Iterator[Callable[[], bool]]:
@@ -235,6 +241,15 @@ def look_again(folder: Path) -> None:
     """Let a share see what others have put into a folder, or taken from it: NFS believes for a minute what it knew."""
     with suppress(FileNotFoundError):
         os.listdir(folder)
+
+
+def remove_checkpoints(shared: Shared, folder: Path) -> None:
+    """Remove what a trial that has ended kept of its streaming phase, to go on from."""
+    there = [] if shared.url is None else [folder / name for name in shared.listing(folder)]
+    for path in {*folder.glob(_CHECKPOINTS), *there}:
+        if path.match(_CHECKPOINTS):
+            path.unlink(missing_ok=True)
+            shared.remove(path)
 
 
 def refuse_name(home: Path, name: str) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import traceback
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from senet.files import write_atomically
 from sweeps.lease import BaseHeld
 from sweeps.shared import Shared, here
 from sweeps.stages import Stages, stage_seconds
-from sweeps.sweep import ATTEMPT, OF_AN_ATTEMPT, is_set_aside, look_again
+from sweeps.sweep import ATTEMPT, OF_AN_ATTEMPT, is_set_aside, look_again, remove_checkpoints
 
 METRICS = (
     "base_top1",
@@ -72,17 +73,20 @@ def run_trial(assignment: dict[str, Any]) -> None:
 
 def _run(assignment: dict[str, Any]) -> None:
     home, folder = assignment["home"], assignment["folder"]
-    folder.mkdir(parents=True, exist_ok=True)
     shared = Shared(home)
+    if shared.url is not None:
+        _own(folder, assignment["trainer"])
+    folder.mkdir(parents=True, exist_ok=True)
     shared.fetch_folder(folder)
     look_again(folder)
     _forget_attempt(folder)
-    if (folder / "result.json").exists():
-        # The process died after its last word was written and before it was said.
+    if _read(folder / "result.json") is not None:
+        # The process died after its last word was written and before it was said, or passed on.
+        shared.pass_on_folder(folder)
         tune.report({"phase": "end"})
         return
     # What processes of this trial have spent that died.
-    stages = Stages(stage_seconds(_last_report(folder)))
+    stages = Stages(stage_seconds(_read(folder / "progress.json") or {}))
     dataset = obtain_dataset(home, assignment["config"]["data"])
     result: dict[str, Any] = {"state": "failed", "history": []}
     spoilt = False
@@ -96,6 +100,7 @@ def _run(assignment: dict[str, Any]) -> None:
     spent = stages.seconds()
     result |= {"seconds": sum(spent.values()), "stage_seconds": spent}
     write_atomically(folder / "result.json", json.dumps(result).encode())
+    remove_checkpoints(shared, folder)
     shared.pass_on_folder(folder)
     tune.report({"phase": "end"})
     if spoilt:
@@ -103,22 +108,31 @@ def _run(assignment: dict[str, Any]) -> None:
         os._exit(1)
 
 
+def _own(folder: Path, trainer: str) -> None:
+    """Make this machine's copy of a trial's folder that of `trainer`: of another sweep, of the same name and deleted
+    elsewhere since, the copy is still here."""
+    mark = folder / ".trainer"
+    if mark.exists() and mark.read_text() != trainer:
+        shutil.rmtree(folder)
+    write_atomically(mark, trainer.encode())
+
+
 def _forget_attempt(folder: Path) -> None:
     """Remove what is left here of an attempt that was set aside: whoever did so may see this disk or not."""
     attempts = sorted(folder.glob(f"{ATTEMPT}*.json"))
-    if attempts and (folder / "result.json").exists():
-        result, last = (json.loads(path.read_text()) for path in (folder / "result.json", attempts[-1]))
-        if is_set_aside(result, last):
-            for name in OF_AN_ATTEMPT:
-                (folder / name).unlink(missing_ok=True)
+    result, last = _read(folder / "result.json"), _read(attempts[-1]) if attempts else None
+    if result is not None and last is not None and is_set_aside(result, last):
+        for name in OF_AN_ATTEMPT:
+            (folder / name).unlink(missing_ok=True)
 
 
-def _last_report(folder: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any] | None:
+    """What a file holds; None where there is none, or it is not whole: the machine may have lost its power."""
     try:
-        found: dict[str, Any] = json.loads((folder / "progress.json").read_text())
+        found: dict[str, Any] = json.loads(path.read_text())
         return found
-    except FileNotFoundError:
-        return {}
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def failure(error: Exception) -> str:
@@ -191,8 +205,6 @@ def _both_phases(
         if config.streaming.ewc:
             base = bases.with_importance(key, base, config, dataset, runtime)
         streamed = stream(config, base, dataset, runtime, on_streaming_epoch, folder / "streaming.pt")
-    (folder / "streaming.pt").unlink(missing_ok=True)
-    shared.remove(folder / "streaming.pt")
     last = base.history[-1] | streamed.history[-1]
     metrics = {name: last[name] for name in METRICS if name in last}
     result |= {"state": "complete", "metrics": metrics, "history": before + streamed.history, "error": None}

@@ -103,7 +103,12 @@ def _prepared(home: Path, name: str) -> Path:
             raise InputError(
                 f"data: no data set `{name}` in {folder.parent}; there are: {', '.join(sorted({EMBEDDED, *prepared}))}"
             )
-        prepare_breeds(folder, BreedsSpec())
+        try:
+            prepare_breeds(folder, BreedsSpec())
+        except InputError:
+            # Another command may have drawn it meanwhile.
+            if not (folder / MANIFEST).exists():
+                raise InputError(f"{folder}: holds no {MANIFEST}: delete the folder and call again") from None
     return folder
 
 

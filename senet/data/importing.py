@@ -40,7 +40,7 @@ from senet.errors import InputError
 MIN_SIZE, MAX_SIZE = 16, 1024
 
 # Raised when the same request would give another data set: what was begun before is then not taken up.
-_ALGORITHM = 2
+_ALGORITHM = 3
 _CHUNK_FILES, _CHUNK_BYTES = 64, 16 * 2**20
 _AHEAD_BYTES = 64 * 2**20
 _SHOWN = 8

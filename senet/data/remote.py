@@ -94,7 +94,8 @@ def fetch_dataset(url: str, folder: Path) -> None:
             made = workspace.folder / "data"
             made.mkdir(exist_ok=True)
             _copy(_Remote(url), made)
-            workspace.publish(made, replace=False)
+            # What is there without a manifest is of no use.
+            workspace.publish(made, replace=True)
     finally:
         workspace.remove()
 

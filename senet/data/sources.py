@@ -28,7 +28,7 @@ class File:
     size: int
     """bytes"""
     version: int
-    """time of the last change in nanoseconds, or place in the archive: a changed file is another one"""
+    """time of the last change, of the file or of the archive, nanoseconds: a changed file is another one"""
 
 
 class Source(Protocol):
@@ -121,8 +121,7 @@ class Archive:
 
     def file(self, name: str, labels: tuple[str, ...]) -> File:
         """The file `name`."""
-        start, length = self.files[name]
-        return File(name, labels, length, start)
+        return File(name, labels, self.files[name][1], self._file.changed)
 
     def _add(self, member: tarfile.TarInfo, last: int) -> None:
         """Note a member, or refuse the archive."""
@@ -159,7 +158,8 @@ class _Headers(io.FileIO):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.length = os.fstat(self.fileno()).st_size
+        about = os.fstat(self.fileno())
+        self.length, self.changed = about.st_size, about.st_mtime_ns
 
     def read(self, size: int | None = -1, /) -> bytes:
         """At most a header's length."""

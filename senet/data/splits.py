@@ -47,7 +47,7 @@ def split_pictures(
         strata: by set, the class or combination of each picture.
         groups: (N,) of the base pictures, then the streaming ones: those of one number are duplicates of each other.
         digests: (N,) of the pictures' files. They decide the order, so that the same picture is in the same part of
-            another data set too, wherever their strata are alike.
+            another data set too, wherever their strata are alike, and whatever is streamed there.
         seed: of that order.
         test: (N,) whether the `official` split says that a picture tests. Base pictures that it keeps for training,
             but that duplicate one of these, are in no part; streaming ones test as well.
@@ -58,52 +58,89 @@ def split_pictures(
     Raises:
         InputError: a class or combination has too few pictures that are no duplicates of each other.
     """
-    names = [f"{which} `{stratum}`" for which, part in strata.items() for stratum in part]
+    names = np.array([f"{which} `{stratum}`" for which, part in strata.items() for stratum in part], np.str_)
     shares = {f"{which} `{stratum}`": SHARES[name][which] for which, part in strata.items() for stratum in part}
+    keys = np.array([hashlib.sha256(f"{seed} {digest}".encode()).hexdigest() for digest in digests], np.str_)
     split = np.full(len(names), UNUSED, np.uint8)
-    free = np.ones(len(names), np.bool_)
+    base = np.arange(len(names)) < len(strata["base"])
+    tied = np.zeros(len(names), np.bool_)
     if test is not None:
         tied = np.isin(groups, groups[test])
-        split[test | (tied & (np.arange(len(names)) >= len(strata["base"])))] = _TEST
-        free = ~tied
-    keys = np.array([hashlib.sha256(f"{seed} {digest}".encode()).hexdigest() for digest in digests], np.str_)
-    split[free] = _stratified(np.array(names)[free], shares, groups[free], keys[free])
-    base = len(strata["base"])
-    return {"base": split[:base], "streaming": split[base:]}
+        split[test | (tied & ~base)] = _TEST
+    split[base & ~tied] = _stratified(base & ~tied, names, shares, groups, keys, split)
+    # Streaming pictures go where the base pictures are that they duplicate: those do not depend on them.
+    part_of = dict(zip(groups[base].tolist(), split[base].tolist(), strict=True))
+    follows = np.flatnonzero(~base & ~tied & np.isin(groups, groups[base]))
+    split[follows] = [part_of[group] for group in groups[follows].tolist()]
+    split[~base & ~tied] = _stratified(~base & ~tied, names, shares, groups, keys, split)
+    _check_filled(split, names, shares, groups, tied)
+    return {"base": split[base], "streaming": split[~base]}
 
 
 def _stratified(
-    names: npt.NDArray[np.str_], shares: dict[str, Shares], groups: npt.NDArray[np.int64], keys: npt.NDArray[np.str_]
+    where: npt.NDArray[np.bool_],
+    names: npt.NDArray[np.str_],
+    shares: dict[str, Shares],
+    groups: npt.NDArray[np.int64],
+    keys: npt.NDArray[np.str_],
+    given: npt.NDArray[np.uint8],
 ) -> npt.NDArray[np.uint8]:
-    """(N,) parts, given the stratum and the group of each picture, and the keys by which they are ordered."""
+    """Parts of the pictures at `where`, given the stratum and the group of each, the keys by which they are ordered,
+    and the parts that some are in already."""
+    names, groups, keys, split = names[where], groups[where], keys[where], given[where]
     distinct, stratum = np.unique(names, return_inverse=True)
     wanted = np.array([shares[name] for name in distinct]).reshape(-1, len(PARTS)) > 0
     left = np.array([_quota(int(n), shares[name]) for name, n in zip(distinct, np.bincount(stratum), strict=True)])
-    left = left.reshape(-1, len(PARTS))
-    split = np.zeros(len(names), np.uint8)
-    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    left, empty = left.reshape(-1, len(PARTS)), wanted.copy()
+    placed, free = np.flatnonzero(split != UNUSED), np.flatnonzero(split == UNUSED)
+    np.subtract.at(left, (stratum[placed], split[placed]), 1)
+    empty[stratum[placed], split[placed]] = False
+    _, group, sizes = np.unique(groups[free], return_inverse=True, return_counts=True)
 
     # Duplicates first, the largest groups first: where they overfill a part, single pictures make up for it.
     order = np.argsort(group, kind="stable")
-    members = np.split(order, np.cumsum(sizes)[:-1]) if len(sizes) else []
+    members = [free[pictures] for pictures in np.split(order, np.cumsum(sizes)[:-1])] if len(sizes) else []
+    waiting = np.bincount(np.unique(np.stack([stratum[free], group]), axis=1)[0], minlength=len(distinct))
     several = [pictures for pictures in members if len(pictures) > 1]
     for pictures in sorted(several, key=lambda pictures: (-len(pictures), min(keys[pictures]))):
         counts = np.bincount(stratum[pictures], minlength=len(distinct))
-        part = _best_part(counts, left, wanted)
+        here = counts > 0
+        # Where no more groups are left than parts that have nothing yet, one of those is due.
+        part = _best_part(counts, left, wanted, due=empty[here & (waiting <= empty.sum(axis=1))])
         split[pictures] = part
         left[:, part] -= counts
+        empty[here, part] = False
+        waiting -= here
 
-    single = sizes[group] == 1
+    single = free[sizes[group] == 1]
     for i in range(len(distinct)):
-        pictures = np.flatnonzero(single & (stratum == i))
+        pictures = single[stratum[single] == i]
         pictures = pictures[np.argsort(keys[pictures], kind="stable")]
-        split[pictures] = _filled(left[i], len(pictures))
-        if len(np.unique(split[stratum == i])) < wanted[i].sum():
-            raise InputError(
-                f"{distinct[i]}: nearly all of its {int(np.sum(stratum == i))} pictures are duplicates of each other; "
-                f"train, validation and test each need one of their own; add others"
-            )
+        split[pictures] = _filled(left[i], empty[i], len(pictures))
     return split
+
+
+def _check_filled(
+    split: npt.NDArray[np.uint8],
+    names: npt.NDArray[np.str_],
+    shares: dict[str, Shares],
+    groups: npt.NDArray[np.int64],
+    tied: npt.NDArray[np.bool_],
+) -> None:
+    """Raise InputError where a class or combination has nothing in a part; `tied` are for testing alone, or for
+    nothing."""
+    for name, wanted in shares.items():
+        pictures = names == name
+        for part, share in enumerate(wanted):
+            if share > 0 and not (split[pictures] == part).any():
+                different = len(np.unique(groups[pictures]))
+                test = (
+                    f", {np.sum(tied & pictures)} are on the test list or duplicate one that is" if tied.any() else ""
+                )
+                raise InputError(
+                    f"{name}: {np.sum(pictures)} pictures, {different} without counting duplicates, which stay "
+                    f"together{test}: none is left for {PARTS[part]}; add others"
+                )
 
 
 def _quota(count: int, shares: Shares) -> list[int]:
@@ -115,22 +152,30 @@ def _quota(count: int, shares: Shares) -> list[int]:
     return quota
 
 
-def _best_part(counts: npt.NDArray[np.int64], left: npt.NDArray[np.int64], wanted: npt.NDArray[np.bool_]) -> int:
-    """The part that a group overfills least; of several alike, the one that lacks most, and of those the first."""
+def _best_part(
+    counts: npt.NDArray[np.int64],
+    left: npt.NDArray[np.int64],
+    wanted: npt.NDArray[np.bool_],
+    due: npt.NDArray[np.bool_],
+) -> int:
+    """The part that is due; of several alike, the one that a group overfills least, then the one that lacks most, and
+    of those the first."""
     here = counts > 0
     possible = np.flatnonzero(wanted[here].all(axis=0))
     excess = np.maximum(0, counts[here, None] - np.maximum(left[here], 0)).sum(axis=0)
     lack = left[here].sum(axis=0)
-    return int(min(possible, key=lambda part: (excess[part], -lack[part])))
+    return int(min(possible, key=lambda part: (-due[:, part].sum(), excess[part], -lack[part])))
 
 
-def _filled(left: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.uint8]:
+def _filled(left: npt.NDArray[np.int64], empty: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.uint8]:
     """(count,) parts for single pictures: the later parts get what they lack, the first one the rest."""
     room = np.maximum(left, 0)
-    # What other parts were overfilled by is missing here: the first part gives it, then the others.
+    # What other parts were overfilled by is missing here: the first part gives it, then the others, and only then what
+    # is the only picture of its part.
     short = int(room.sum()) - count
-    for part in range(len(room)):
-        taken = min(short, int(room[part]))
-        room[part] -= taken
-        short -= taken
+    for least in (np.minimum(room, empty), np.zeros_like(room)):
+        for part in range(len(room)):
+            taken = max(0, min(short, int(room[part] - least[part])))
+            room[part] -= taken
+            short -= taken
     return np.repeat(np.arange(len(room), dtype=np.uint8), room)

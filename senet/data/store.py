@@ -129,8 +129,9 @@ class DatasetWriter:
         check_room(path, count * size * size * 3)
         images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
         # A full disk is an error here; without the space it would kill the process at a later write.
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        if hasattr(os, "posix_fallocate"):  # macOS has none.
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         return images
 
     def write_labels(self, which: SetName, labels: npt.NDArray[np.bool_], split: npt.NDArray[np.uint8]) -> None:

@@ -19,6 +19,7 @@ from senet.data.catalogue import obtain_dataset
 from senet.data.store import Split
 from senet.files import write_atomically
 from sweeps.shared import Shared, here
+from sweeps.sweep import look_again
 
 
 class Hits(NamedTuple):
@@ -30,6 +31,7 @@ class Hits(NamedTuple):
 
 def read_hits(folder: Path) -> dict[str, Hits]:
     """What `measure_hits` left in a trial's folder, by split; nothing where it left nothing that can be read."""
+    look_again(folder)
     try:
         with np.load(folder / "hits.npz") as file:
             splits = {name.partition(".")[0] for name in file}

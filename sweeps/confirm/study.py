@@ -86,7 +86,7 @@ def candidates(status: Status, top: int) -> list[Configuration]:
     In pareto mode the knee, which is exported unless another is asked for, is the first of them.
     """
     ranking = sorted(configurations(status["trials"]), key=lambda one: not _is_knee(status, one))
-    baseline = next(one for one in ranking if one.enqueued)
+    baseline = next(one for one in ranking if one.key == _baseline_key(status))
     best = ranking[:top]
     return best if baseline in best else [*best, baseline]
 

@@ -161,6 +161,11 @@ def test_wrong_input_to_a_model(config: Path, home: Path, tmp_path: Path, capsys
     (folder / "model.json").write_text(described.replace('"format": 2', '"format": 1'))
     message = line_of(capsys, "predict", str(folder), str(text))
     assert f"{folder}: was written by another version (format 1, this one reads 2); train it again" in message
+    for right in ('"size": ', '"mean": [', '"classes": ['):
+        wrong = '"size": 24.5, "was": ' if right == '"size": ' else right + "NaN, "
+        (folder / "model.json").write_text(described.replace(right, wrong, 1))
+        message = line_of(capsys, "predict", str(folder), str(text))
+        assert f"{folder}: the model folder is damaged: model.json: " in message
     (folder / "model.json").write_text(described)
     (folder / "weights.safetensors").write_bytes(b"pickle")
     assert f"{folder}: the model folder is damaged" in line_of(capsys, "predict", str(folder), str(text))

@@ -71,8 +71,25 @@ def test_duplicates_do_not_shift_the_shares() -> None:
 
 
 def test_a_class_of_duplicates_alone_is_refused() -> None:
-    with pytest.raises(InputError, match="base `b`: nearly all of its 6 pictures are duplicates"):
+    with pytest.raises(InputError, match=r"base `b`: 6 pictures, 1 without counting .*: none is left for valid"):
         split_of(["a"] * 5 + ["b"] * 6, [], [0, 1, 2, 3, 4] + [5] * 6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=3, max_size=12))
+def test_a_class_of_three_different_pictures_is_enough(sizes: list[int]) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes).tolist()
+    split = split_of(["a"] * len(groups), ["b"] * len(groups), [*groups, *(1000 + group for group in groups)])
+    assert set(split[: len(groups)]) == set(split[len(groups) :]) == {0, 1, 2}
+
+
+def test_base_pictures_do_not_move_when_streaming_ones_duplicate_them() -> None:
+    base, streaming = ["a"] * 100, ["a+b"] * 40
+    undisturbed = split_of(base, streaming)
+    disturbed = split_of(base, streaming, [*range(100), *range(20), *range(120, 140)])
+    np.testing.assert_array_equal(disturbed[:100], undisturbed[:100])
+    np.testing.assert_array_equal(disturbed[100:120], undisturbed[:20])
+    assert np.bincount(disturbed[100:]).tolist() == [24, 8, 8]
 
 
 def test_the_official_split_keeps_the_test_list_and_no_duplicate_of_it_trains() -> None:
@@ -85,6 +102,14 @@ def test_the_official_split_keeps_the_test_list_and_no_duplicate_of_it_trains() 
     assert set(split[30:40]) == {PARTS.index("test")}
     assert (split[0], split[45]) == (UNUSED, PARTS.index("test"))
     assert np.bincount(split[1:30], minlength=3).tolist() == [23, 6, 0]
+
+
+@pytest.mark.parametrize("groups", [[*range(5)] * 2, [*range(10)]], ids=["duplicates", "all of them"])
+def test_a_class_that_is_only_tested_on_is_refused(groups: list[int]) -> None:
+    base, more = ["b"] * 10, ["a"] * 20
+    test = [len(set(groups)) == 10] * 5 + [True] * 5 + [True, *[False] * 19]
+    with pytest.raises(InputError, match=r"base `b`: 10 pictures, .*, 10 are on the test list or duplicate one"):
+        split_of(base + more, [], [*groups, *range(10, 30)], "official", test=test)
 
 
 def test_a_picture_is_in_the_same_part_of_another_data_set() -> None:

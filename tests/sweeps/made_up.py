@@ -34,13 +34,14 @@ FAILED = {"state": "failed", "error": "error: x", "seconds": 1.0}
 
 
 def made_up(home: Path, trials: list[tuple[int, int, dict[str, Any] | None]], name: str = "s", **changes: Any) -> Sweep:
-    """A sweep with these trials: width, seed and result; None: it still runs. Width 1 is `enqueue`'s."""
+    """A sweep with these trials: width, seed and result; None: it still runs."""
     recipe = validate_recipe(RECIPE | {"search": {"trials": len(trials)}} | changes, "r")
     space = recipe.parsed_space("r")
     sweep = create_sweep(home, name, name, recipe, "data")
     ledger = open_ledger(sweep, create=True)
+    widths = [configuration["model.width"] for configuration in recipe.enqueue]
     for width, seed, left in trials:
-        enqueued = 0 if width == 1 and recipe.enqueue else None
+        enqueued = widths.index(width) if width in widths else None
         entry = ledger.open({"model.width": width}, space, enqueued=enqueued, seed=seed)
         if left is not None:
             ledger.finish(entry.number, left)

@@ -139,7 +139,7 @@ class Machines:
     """Trials without Ray, each on a machine with a disk of its own; the driver has another."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
-        self._folder, self._monkeypatch, self._url = folder, monkeypatch, url
+        self._folder, self._monkeypatch, self._url, self.trainer = folder, monkeypatch, url, "x"
         self.at("driver")
         driver = folder / "home" if url is None else copy_of(url)
         recipe = validate_recipe(RECIPE | GRID, "r")
@@ -180,7 +180,7 @@ class Machines:
             "bucket": self._url,
             "folder": str(self.sweep.trial_folder(number)),
             "resources": {"cpu": 1, "gpu": 0},
-            "trainer": f"x/{number}",
+            "trainer": f"{self.trainer}/{number}",
             "rungs": [],
             "probe": {},
         }
@@ -279,6 +279,38 @@ def test_a_trial_waits_where_the_bucket_does_not_answer(
     assert said[-1]["phase"] == "blocked", "the sweep pauses"
     assert "Could not connect" in said[-1]["reason"]
     assert machines.sweep.result(0) is None, "it has not failed"
+
+
+@pytest.mark.slow
+def test_what_a_trial_left_on_its_machine_is_passed_on_later_and_is_no_other_sweeps(
+    tmp_path: Path, files: Any, bucket: BucketHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[dict[str, Any]] = []
+    machines = Machines(tmp_path / "machines", monkeypatch, "s3://lab/home")
+    put = s3fs.S3FileSystem._put_file
+
+    async def unanswered(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        if "result.json" in path:
+            raise EndpointConnectionError(endpoint_url=bucket.server)
+        return await put(self, path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(s3fs.S3FileSystem, "_put_file", unanswered)
+        s3fs.S3FileSystem.clear_instance_cache()
+        epochs = machines.run("first", 0, everything=said)
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert (said[-1]["phase"], machines.sweep.result(0)) == ("blocked", None)
+    assert machines.run("first", 0, everything=said) == []
+    assert said[-1] == {"phase": "end"}
+    left = machines.sweep.result(0)
+    assert left is not None
+    assert left["state"] == "complete"
+    assert not [name for name in files.find("lab/home/sweeps/x/trials") if "streaming" in name]
+
+    # Deleted from elsewhere: this machine does not hear of it. The base stays.
+    files.rm("lab/home/sweeps/x/trials", recursive=True)
+    machines.trainer = "another x"
+    assert machines.run("first", 0) == [epoch for epoch in epochs if epoch[0] == "streaming"]
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from sweeps.cli import main
 from sweeps.confirm.bootstrap import paired_interval
 from sweeps.confirm.report import print_result, write_markdown
 from sweeps.confirm.result import Result, conclude, stored_result
-from sweeps.confirm.study import check_study, study_of, study_recipe
+from sweeps.confirm.study import candidates, check_study, study_of, study_recipe
 from sweeps.errors import FailedError
 from sweeps.status import sweep_status
 from sweeps.sweep import Sweep
@@ -367,6 +367,16 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(monkeypatch: pytest.Mo
     found = [paired_interval(part(one), part(one), 0.7) for one in drawn]
     held = sum(interval.low <= 0.06 <= interval.high for interval in found) / len(found)
     assert 0.93 <= held <= 0.999
+
+
+def test_the_baseline_of_pareto_mode_is_the_best_though_the_knee_was_enqueued_too(home: Path) -> None:
+    # Widths 1 and 2 are enqueued: the knee, and what has the higher joint of them.
+    both = [{"model.width": 1}, {"model.width": 2}]
+    trials = [(1, 0, result(0.6, 0.6)), (2, 0, result(0.8, 0.2)), (3, 0, result(0.9, 0.1)), (4, 0, result(0.1, 0.7))]
+    sweep = made_up(home, trials, objective={"mode": "pareto"}, enqueue=both)
+    status = sweep_status(sweep)
+    assert (status["knee"], status["baseline"]["number"]) == (0, 1)
+    assert [one.first["number"] for one in candidates(status, 1)] == [0, 1]
 
 
 def test_in_pareto_mode_the_knee_is_compared_with_the_baseline(home: Path) -> None:

@@ -308,6 +308,8 @@ def test_a_trial_whose_process_died_goes_on_after_a_while(
     s.driver.ended("t2", died=True)
     begun_again("t3", 5)
     for trial, after in [("t3", 20), ("t4", 60)]:
+        # It goes on from there, tells it again, and is no step further.
+        s.driver.reported(trial, epoch)
         s.driver.ended(trial, died=True)
         begun_again(f"t{int(trial[1]) + 1}", after)
     assert [entry.state for entry in s.ledger.entries()] == ["running"]

@@ -5,8 +5,10 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,32 @@ class TestContract:
         with pytest.raises(NoLedgerError):
             place.open()
         assert not list(place.folder.iterdir())
+
+
+def test_who_looks_at_a_ledger_in_the_making_harms_nobody(tmp_path: Path) -> None:
+    ends, seen = threading.Event(), set[str]()
+
+    def look() -> None:
+        while not ends.is_set():
+            for i in range(6):
+                try:
+                    Ledger(tmp_path / str(i), "x")
+                    seen.add("a ledger")
+                except InputError as error:
+                    seen.add(type(error).__name__)
+
+    with ThreadPoolExecutor() as pool:
+        onlooker = pool.submit(look)
+        try:
+            for i in range(6):
+                (tmp_path / str(i)).mkdir()
+                (tmp_path / str(i) / ".ledger.db-left").touch()
+                Ledger(tmp_path / str(i), "x", create=True)
+        finally:
+            ends.set()
+        onlooker.result()
+    assert seen <= {"a ledger", "NoLedgerError"}
+    assert not list(tmp_path.glob("*/.*"))
 
 
 def dies(*_: object) -> None:

@@ -63,6 +63,7 @@ RECIPE: dict[str, Any] = {
         ({"space": {"model.width": {"choice": [[8]]}}}, "choices must be numbers, words, true or false"),
         ({"space": {"model.width": {"int": [16, 8]}}}, "`space.model.width`: low < high must hold for `int`, but got [16, 8]"),
         ({"space": {"model.width": {"int": [8.5, 16]}}}, "`int` needs two numbers [low, high], but got [8.5, 16]"),
+        ({"space": {"model.dimension_reduction": {"int": [1, 4]}}}, "`model.dimension_reduction`: should be 1, 2 or 4"),
         ({"space": {"model.width": {"int": [8]}}}, "`int` needs two numbers [low, high], but got [8]"),
         ({"space": {"model.width": {"range": [1, 2]}}}, "must be one of choice, int, float or log"),
         ({"space": {"model.width": 8}}, "must be one of choice, int, float or log with a list, but got 8"),

@@ -161,10 +161,9 @@ class Fetcher:
     def _refusal(self, response: aiohttp.ClientResponse, gate: _Gate) -> FetchError:
         """What an answer other than a good one means."""
         reason = f"HTTP {response.status}"
-        if response.status in (404, 410):
-            return LastingError(reason)
         if response.status not in (408, 425, 429) and response.status < 500:
-            return FetchError(reason)
+            gate.failures = 0
+            return LastingError(reason) if response.status in (404, 410) else FetchError(reason)
         wait = _seconds(response.headers.get("Retry-After", ""))
         if wait > _LONGEST_RETRY_AFTER_SECONDS:
             gate.closed = f"{reason}, to be asked again in {wait:.0f} seconds"
@@ -187,7 +186,7 @@ def _seconds(retry_after: str) -> float:
         return float(retry_after[:9])
     try:
         return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
 
 

@@ -76,7 +76,7 @@ def collect(spec_file: Path, out: Path, choices: Path | None, report: Callable[[
         folder.apply(None)
         folder.manifest.tidy()
         write_sheet(folder, spec_file.stem, str(spec_file))
-        return _summary(spec, folder.manifest, call)
+        return _summary(spec, folder, call)
 
 
 class _Call:
@@ -150,7 +150,10 @@ class _Call:
         except (LastingError, Unfit) as error:
             manifest.put(_changed(known, state=State.DROPPED, reason=str(error)))
         except FetchError as error:
-            manifest.put(_changed(known, reason=str(error)))
+            before = manifest.find(mix, candidate.url)
+            # One that was kept, and whose file is gone, stays known as such: its choice waits until it is back.
+            if before is None or before.state is not State.KEPT:
+                manifest.put(_changed(known, reason=str(error)))
             self.problems.append(f"{mix}, {candidate.url}: {error}")
         else:
             # Nothing else runs from the comparison with all others to the new record.
@@ -190,9 +193,9 @@ def _candidate(record: Record) -> Candidate:
     return Candidate(record.url, record.through, record.page, record.licence, record.author)
 
 
-def _summary(spec: Spec, manifest: Manifest, call: _Call) -> Summary:
+def _summary(spec: Spec, folder: Folder, call: _Call) -> Summary:
     states: dict[str, Counter[State]] = {mix: Counter() for mix in spec.mixes}
-    for record in manifest:
-        states.setdefault(record.mix, Counter())[record.state] += 1
-    dropped = Counter(r.reason.partition(":")[0] for r in manifest if r.state is State.DROPPED)
+    for record in folder.manifest:
+        states.setdefault(record.mix, Counter())[State.FAILED if folder.missing(record) else record.state] += 1
+    dropped = Counter(r.reason.partition(":")[0] for r in folder.manifest if r.state is State.DROPPED)
     return Summary(states, call.new, dropped, call.problems)

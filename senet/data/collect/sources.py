@@ -1,6 +1,7 @@
 """What a source offers: addresses of pictures, with what is known of their licence and author."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from senet.data.collect.spec import Source, Spec, WikimediaSource
 
 _RESULTS_A_REQUEST = 50
 _WIDTH = 1280  # pixels; a size that Wikimedia keeps ready, and far more than a network sees
-_LONGEST_TEXT = 300
+_LONGEST_MARKED_UP, _LONGEST_TEXT = 4000, 300
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,9 @@ class _Words(HTMLParser):
 def _plain(marked_up: str) -> str:
     """The text of a piece of HTML on one line, cut where it grows long."""
     parser = _Words()
-    parser.feed(marked_up)
-    parser.close()
+    # What looks like a declaration and is none is an AssertionError in some versions of Python.
+    with suppress(AssertionError):
+        parser.feed(marked_up[:_LONGEST_MARKED_UP])
+        parser.close()
     line = " ".join("".join(parser.words).split())
     return "".join(c for c in line if c.isprintable())[:_LONGEST_TEXT]

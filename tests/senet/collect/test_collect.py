@@ -47,7 +47,7 @@ def test_all_sources_end_in_one_manifest(collection: Collection) -> None:
     found = [
         image_info(server, "/2.jpg", author='<a href="//x.org"><b>A &amp; B</b></a>\n<script>'),
         image_info(server, "/3.jpg", licence="CC0"),
-        image_info(server, "/4.jpg", author=""),
+        image_info(server, "/4.jpg", author="<![foo[x]]>"),
     ]
     server.answers["/w/api.php"] = wikimedia(server, found, a_request=2)
     server.answers["/api/breed/puggle/images"] = as_json({"message": [server.url("/5.jpg")], "status": "success"})
@@ -233,9 +233,10 @@ def test_choices_of_a_picture_that_is_gone_wait_until_it_is_back(collection: Col
     manifest.write_text("".join(line for line in manifest.read_text().splitlines(True) if two not in line))
     collection.server.answers |= {"/1.jpg": status(403), "/2.jpg": status(403)}
     assert "1 kept (0 new), 0 rejected, 0 dropped, 2 failed" in collection.run(mix(*urls))
-    assert f"{choices}: `{one}` is no picture of this" in collection.run(mix(*urls), "--choices", str(choices), code=2)
+    assert f"{choices}: `{two}` is no picture of this" in collection.run(mix(*urls), "--choices", str(choices), code=2)
     collection.serve(1, 2)
-    assert "2 kept (2 new), 1 rejected" in collection.run(mix(*urls))
+    # What is only deleted is got again though no source lists it any more.
+    assert "2 kept (2 new), 1 rejected" in collection.run(mix(*urls[1:]))
     assert (collection.files(), collection.files("rejected")) == (sorted([one, three]), [two])
 
 

@@ -63,8 +63,9 @@ def test_what_passes_is_asked_again(collection: Collection, answer: Answer) -> N
         (status(403), "HTTP 403", 1),
         (status(302), "HTTP 302", 1),
         (status(429, Retry_After="3600"), "HTTP 429, to be asked again in 3600 seconds", 1),
+        (status(503, Retry_After="Fri, 31 Dec 99999999999 23:59:59 GMT"), "HTTP 503, 4 times", 4),
     ],
-    ids=["500", "drip headers", "truncate", "403", "302 to nowhere", "an hour"],
+    ids=["500", "drip headers", "truncate", "403", "302 to nowhere", "an hour", "no date"],
 )
 def test_what_failed_is_asked_again_by_the_next_call(
     collection: Collection, answer: Answer, reason: str, asked: int
@@ -179,6 +180,15 @@ def test_a_host_that_never_answers_is_left_alone(collection: Collection) -> None
     assert len(collection.server.requests) == 12
     reasons = {reason for _, reason in collection.states().values()}
     assert f"{collection.server.host} did not answer 12 times in a row" in reasons
+
+
+def test_a_host_that_answers_in_between_is_asked_on(collection: Collection) -> None:
+    bad = [f"/{i}" for i in range(5)]
+    collection.server.answers |= {path: status(404 if i % 2 else 500) for i, path in enumerate(bad)}
+    # One source after the other: the good one is asked for when all others have been.
+    urls = [collection.server.url(path) for path in bad]
+    out = collection.run({"pug+beagle": [{"urls": urls}, {"urls": collection.serve(7)}]})
+    assert "1 kept (1 new), 0 rejected, 2 dropped, 3 failed" in out
 
 
 def test_nothing_at_all_is_a_failure(collection: Collection) -> None:
