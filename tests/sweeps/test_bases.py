@@ -289,11 +289,12 @@ def test_many_that_are_killed_and_stopped_leave_one_whole_base(tmp_path: Path, d
     store = tmp_path / "store"
     store.mkdir()
     processes = [contenders.start(store, data, trial(12), f"p{i}", QUICK, 0.05) for i in range(24)]
-    stopped = []
+    killed, stopped = [], []
     deadline = time.monotonic() + 120
     while not list(store.glob("*/base.json")) and time.monotonic() < deadline:
         time.sleep(dice.uniform(0.1, 0.8))
-        alive = [process for process in processes if process.is_alive() and process not in stopped]
+        # One that was killed may take its time to die.
+        alive = [process for process in processes if process.is_alive() and process not in [*killed, *stopped]]
         if len(alive) < 4:
             continue
         notes = [note for note in contenders.noted(store) if not note.endswith("done")]
@@ -303,6 +304,7 @@ def test_many_that_are_killed_and_stopped_leave_one_whole_base(tmp_path: Path, d
             continue
         if dice.random() < 0.5:
             victim.kill()
+            killed.append(victim)
         else:
             with suppress(ProcessLookupError):  # It may have ended just now.
                 os.kill(victim.pid, signal.SIGSTOP)
