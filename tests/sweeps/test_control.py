@@ -91,7 +91,7 @@ def test_a_new_sweep_builds_on_another(home: Home, tmp_path: Path) -> None:
 
 
 def test_a_stopped_sweep_goes_on(home: Home) -> None:
-    slow = merged(RECIPE, {"config": {"base": {"epochs": 60}}, "search": {"trials": 3}})
+    slow = merged(RECIPE, {"config": {"base": {"epochs": 30}}, "search": {"trials": 3}})
     process = home.start("sweeps", "run", str(home.recipe("stopped", **slow)))
     wait_for(lambda: list((home.folder / "sweeps" / "stopped").glob("trials/*/progress.json")))
     assert "stopped sweep stopped" in home.call("sweeps", "stop", "stopped")
