@@ -16,6 +16,8 @@ from sweeps.lease import Lease, LeaseHeld, Timing, lease_holder, take_lease
 pytestmark = pytest.mark.slow
 
 QUICK = Timing(expiry_seconds=0.5, beat_seconds=0.05, poll_seconds=0.05)
+# A busy disk may take longer for a write than a QUICK lease lasts.
+PATIENT = Timing(expiry_seconds=60)
 
 
 def lease_file(folder: Path) -> Path:
@@ -77,18 +79,18 @@ def test_of_many_exactly_one_takes_it(tmp_path: Path, before: str) -> None:
     for turn in range(20):
         folder = tmp_path / str(turn)
         if before == "an old lease":
-            take_lease(folder, "old", QUICK)
-            grow_old(folder)
+            take_lease(folder, "old", PATIENT)
+            grow_old(folder, 100)
         elif before != "nothing":
             folder.mkdir()
             (folder / "lease-0007.json").write_bytes(b"")
-            grow_old(folder)
+            grow_old(folder, 100)
         start = Barrier(8)
 
         def contend(name: int, folder: Path = folder, start: Barrier = start) -> Lease | None:
             start.wait()
             try:
-                return take_lease(folder, str(name), QUICK)
+                return take_lease(folder, str(name), PATIENT)
             except LeaseHeld:
                 return None
 
