@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -260,20 +260,25 @@ def no_memory(*_: Any) -> None:
     raise MemoryError("it is all used")
 
 
+def unanswered(monkeypatch: pytest.MonkeyPatch, bucket: BucketHome, when: Callable[[str], bool]) -> None:
+    """Let the bucket not answer to who puts a file there, if `when` says so of its path."""
+    put = s3fs.S3FileSystem._put_file
+
+    async def put_or_fail(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        if when(path):
+            raise EndpointConnectionError(endpoint_url=bucket.server)
+        return await put(self, path, *arguments, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_put_file", put_or_fail)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 @pytest.mark.slow
 def test_a_trial_waits_where_the_bucket_does_not_answer(
     tmp_path: Path, files: Any, bucket: BucketHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[dict[str, Any]] = []
-    put = s3fs.S3FileSystem._put_file
-
-    async def unanswered(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
-        if said and "progress.json" in path:
-            raise EndpointConnectionError(endpoint_url=bucket.server)
-        return await put(self, path, *arguments, **options)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "_put_file", unanswered)
-    s3fs.S3FileSystem.clear_instance_cache()
+    unanswered(monkeypatch, bucket, lambda path: bool(said) and "progress.json" in path)
     machines = Machines(tmp_path / "machines", monkeypatch, "s3://lab/home")
     assert machines.run("first", 0, everything=said) == [("base", 1)]
     assert said[-1]["phase"] == "blocked", "the sweep pauses"
@@ -287,16 +292,8 @@ def test_what_a_trial_left_on_its_machine_is_passed_on_later_and_is_no_other_swe
 ) -> None:
     said: list[dict[str, Any]] = []
     machines = Machines(tmp_path / "machines", monkeypatch, "s3://lab/home")
-    put = s3fs.S3FileSystem._put_file
-
-    async def unanswered(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
-        if "result.json" in path:
-            raise EndpointConnectionError(endpoint_url=bucket.server)
-        return await put(self, path, *arguments, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(s3fs.S3FileSystem, "_put_file", unanswered)
-        s3fs.S3FileSystem.clear_instance_cache()
+        unanswered(patch, bucket, lambda path: "result.json" in path)
         epochs = machines.run("first", 0, everything=said)
     s3fs.S3FileSystem.clear_instance_cache()
     assert (said[-1]["phase"], machines.sweep.result(0)) == ("blocked", None)

@@ -10,14 +10,12 @@ from threading import Barrier
 
 import pytest
 
-from sweeps.lease import Lease, LeaseHeld, Timing, lease_holder, take_lease
+from sweeps.lease import DEFAULT, Lease, LeaseHeld, Timing, lease_holder, take_lease
 
 # They train, or wait: together they take longer than a quick gate may.
 pytestmark = pytest.mark.slow
 
 QUICK = Timing(expiry_seconds=0.5, beat_seconds=0.05, poll_seconds=0.05)
-# A busy disk may take longer for a write than a QUICK lease lasts.
-PATIENT = Timing(expiry_seconds=60)
 
 
 def lease_file(folder: Path) -> Path:
@@ -79,7 +77,7 @@ def test_of_many_exactly_one_takes_it(tmp_path: Path, before: str) -> None:
     for turn in range(20):
         folder = tmp_path / str(turn)
         if before == "an old lease":
-            take_lease(folder, "old", PATIENT)
+            take_lease(folder, "old", DEFAULT)
             grow_old(folder, 100)
         elif before != "nothing":
             folder.mkdir()
@@ -90,7 +88,8 @@ def test_of_many_exactly_one_takes_it(tmp_path: Path, before: str) -> None:
         def contend(name: int, folder: Path = folder, start: Barrier = start) -> Lease | None:
             start.wait()
             try:
-                return take_lease(folder, str(name), PATIENT)
+                # A busy disk may take longer for a write than a QUICK lease lasts.
+                return take_lease(folder, str(name), DEFAULT)
             except LeaseHeld:
                 return None
 
