@@ -39,7 +39,7 @@ class Memory:
         self.best = -math.inf
         """joint of the sweep's own trials, without those that were taken over"""
         self._streams: Counter[str] = Counter()
-        self._seeds: dict[str, set[int]] = defaultdict(set)
+        self._last_seeds: dict[str, int] = {}
         self._of: dict[int, tuple[str, str]] = {}
         self._found: dict[str, list[list[float]]] = defaultdict(list)
         self._base_seconds: list[float] = []
@@ -49,7 +49,7 @@ class Memory:
         """A trial that was begun, in this session or an earlier one."""
         key, base = self.key(entry.params), base_of(self._space, entry.params, entry.seed)
         self._of[entry.number] = key, base
-        self._seeds[key].add(self.seed(entry))
+        self._last_seeds[key] = max(self.seed(entry), self._last_seeds.get(key, 0))
         if entry.answers is None:
             self.run += 1
             self.running.add(entry.number)
@@ -93,11 +93,11 @@ class Memory:
 
     def knows(self, params: Params) -> bool:
         """Whether a configuration was begun."""
-        return self.key(params) in self._seeds
+        return self.key(params) in self._last_seeds
 
     def next_seed(self, params: Params) -> int:
         """A seed that a configuration was not tried with."""
-        return max(self._seeds[self.key(params)]) + 1
+        return self._last_seeds[self.key(params)] + 1
 
     def next_to_stream_on(self, least: int, weights: list[float]) -> str | None:
         """The base that the next streaming setting belongs to; None: a new base.

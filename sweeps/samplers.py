@@ -1,6 +1,7 @@
 """Suggestions: Optuna's samplers by name, and all configurations of a finite space."""
 
 import copy
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ from sweeps.space import Params, Space, Value, is_reference
 _GIVEN = "fixed_params"
 # What a sequence notes on its study of how far it has come, in notes of ours.
 _DRAWN = "sweeps:drawn"
+# Trials that only carried a draw are dropped when there are so many, and an eighth of the trials.
+_CARRIERS = 64
 
 
 def make_sampler(name: str, seed: int, conditional: bool, objectives: int = 1) -> BaseSampler:
@@ -103,22 +106,40 @@ class Sampler:
 
     def __init__(self, search: SearchConfig, space: Space, trials: list[FrozenTrial], objectives: int = 1) -> None:
         self._search, self._space, self._objectives = search, space, objectives
+        self._lasting = search.sampler == "qmc"
+        # One sequence for the whole sweep: a resumed one goes on behind what it has drawn.
+        noted = (trial.system_attrs[_DRAWN] for trial in reversed(trials) if _DRAWN in trial.system_attrs)
+        own = deque(_without_value(trial) if is_reference(trial.params) else trial for trial in trials)
+        self._begin(own, next(noted, {}))
+
+    def _begin(self, trials: deque[FrozenTrial], drawn: dict[str, Any]) -> None:
+        """A study of these trials alone, which are consumed; a sequence goes on behind what it has `drawn`."""
         self._storage = InMemoryStorage()
-        self._study = optuna.create_study(storage=self._storage, directions=["maximize"] * objectives)
+        self._study = optuna.create_study(storage=self._storage, directions=["maximize"] * self._objectives)
         self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
         self._positions: list[int] = []
-        self._lasting = search.sampler == "qmc"
         if self._lasting:
-            # One sequence for the whole sweep: a resumed one goes on behind what it has drawn.
-            self._study.sampler = make_sampler("qmc", search.seed, False)
-            noted = (trial.system_attrs[_DRAWN] for trial in reversed(trials) if _DRAWN in trial.system_attrs)
-            for name, value in next(noted, {}).items():
+            self._study.sampler = make_sampler("qmc", self._search.seed, False)
+            for name, value in drawn.items():
                 self._storage.set_study_system_attr(self._study_id, name, value)
-        for trial in trials:
-            self.opened(_without_value(trial) if is_reference(trial.params) else trial)
+        while trials:
+            self.opened(trials.popleft())
+
+    def _drop_carriers(self) -> None:
+        """Go on in a new study once too many trials of this one have only carried a draw."""
+        kept = self._study.get_trials(deepcopy=False)
+        if len(kept) - len(self._positions) > _CARRIERS + len(self._positions) // 8:
+            own = deque(kept[position] for position in self._positions)
+            del kept
+            self._begin(own, self._drawn())
+
+    def _drawn(self) -> dict[str, Any]:
+        """How far a sequence has come."""
+        return dict(self._storage.get_study_system_attrs(self._study_id)) if self._lasting else {}
 
     def draw(self, fixed: Params, attempt: int = 0) -> Draw:
         """Parameters for the next trial: `fixed` as given, the others as the sampler proposes."""
+        self._drop_carriers()
         if not self._lasting:
             seed = int(fingerprint([self._search.seed, len(self._positions), attempt]), 16) % 2**31
             conditional = bool(self._space.conditions)
@@ -131,7 +152,7 @@ class Sampler:
         notes = {key: value for key, value in told.system_attrs.items() if key != _GIVEN}
         if self._lasting:
             # Not every draw becomes a trial, and not every trial was drawn.
-            notes[_DRAWN] = dict(self._storage.get_study_system_attrs(self._study_id))
+            notes[_DRAWN] = self._drawn()
         return Draw(params, notes)
 
     def opened(self, trial: FrozenTrial) -> None:

@@ -13,8 +13,9 @@ from tests.sweeps.commands import RECIPE, kill_everything, wait_for
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1500)]
 
 PATIENCE_SECONDS = 900
+TRIALS = 6
 # Long enough base phases that what breaks finds trials at work.
-SLOW = merged(RECIPE, {"config": {"base": {"epochs": 12}}, "search": {"trials": 8}})
+SLOW = merged(RECIPE, {"config": {"base": {"epochs": 12}}, "search": {"trials": TRIALS}})
 
 
 def started(home: ClusterHome, name: str, results: int, **changes: Any) -> Any:
@@ -32,7 +33,7 @@ def finished(home: ClusterHome, process: Any, name: str, untracked: bool = False
     out, error = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, out + error
     assert "Traceback" not in error, error
-    home.assert_right(name, 8, untracked)
+    home.assert_right(name, TRIALS, untracked)
     return str(error)
 
 
@@ -40,7 +41,7 @@ def test_a_worker_is_killed(home: ClusterHome) -> None:
     process = started(home, "killed", 1)
     home.ray.machines["worker-1"].kill()
     finished(home, process, "killed")
-    assert [trial["state"] for trial in home.status("killed")["trials"]] == ["complete"] * 8
+    assert [trial["state"] for trial in home.status("killed")["trials"]] == ["complete"] * TRIALS
 
 
 def test_a_worker_is_cut_off_for_half_a_minute(home: ClusterHome) -> None:
@@ -52,7 +53,7 @@ def test_a_worker_is_cut_off_for_half_a_minute(home: ClusterHome) -> None:
     time.sleep(30)
     worker.plug(True)
     finished(home, process, "cut")
-    assert [trial["state"] for trial in home.status("cut")["trials"]] == ["complete"] * 8
+    assert [trial["state"] for trial in home.status("cut")["trials"]] == ["complete"] * TRIALS
 
 
 def test_the_head_is_killed_and_the_sweep_resumed_on_a_new_one(home: ClusterHome) -> None:

@@ -53,7 +53,7 @@ def test_no_workers_are_refused(home: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_killed_training_by_two_goes_on(tmp_path: Path) -> None:
     home = Home(tmp_path)
     config = tmp_path / "best.yaml"
-    config.write_text(yaml.safe_dump(merged(TINY_TRIAL, {"base": {"epochs": 30}})))
+    config.write_text(yaml.safe_dump(merged(TINY_TRIAL, {"base": {"epochs": 12}})))
     assert "for at most 10 workers" in home.call("sweeps", "train", str(config), "--workers", "11", code=2)
     count = os.cpu_count() or 1
     if count < 10:
@@ -66,14 +66,14 @@ def test_a_killed_training_by_two_goes_on(tmp_path: Path) -> None:
     while len(said) < 5:
         said.append(process.stdout.readline())
     kill_everything(process)
-    assert [line.partition(":")[0] for line in said] == [f"base epoch {n}/30" for n in range(1, 6)]
+    assert [line.partition(":")[0] for line in said] == [f"base epoch {n}/12" for n in range(1, 6)]
     assert (tmp_path / "models" / ".best.progress" / "base.pt").exists()
 
     out = home.call("sweeps", "train", str(config), "--workers", "2")
     lines = [line for line in out.splitlines() if " epoch " in line]
     assert lines[:5] == [line.rstrip("\n") for line in said], "what was done is told, not done again"
     assert [line.partition(":")[0] for line in lines] == [
-        *(f"base epoch {n}/30" for n in range(1, 31)),
+        *(f"base epoch {n}/12" for n in range(1, 13)),
         *(f"streaming epoch {n}/2" for n in range(1, 3)),
     ]
     assert "registered best version 1" in out

@@ -15,7 +15,7 @@ from tests.sweeps.commands import RECIPE, Home, wait_for
 from tests.sweeps.raycluster import RayCluster, free_ports, ray_cluster
 from tests.sweeps.test_networks import NETWORK
 
-SLOW = merged(RECIPE, {"config": {"base": {"epochs": 250}}, "search": {"trials": 3}})
+SLOW = merged(RECIPE, {"config": {"base": {"epochs": 120}}, "search": {"trials": 3}})
 
 
 @pytest.fixture(scope="module")
