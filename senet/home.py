@@ -15,10 +15,16 @@ MARK = ".bucket"
 def home() -> Path:
     """The folder that everything is written below: `SWEEPS_HOME`, else `./mlruns`; absolute.
 
-    Where `SWEEPS_HOME` is a bucket it is this machine's copy of it. Raises InputError where it is another kind of URL.
+    Where `SWEEPS_HOME` is a bucket it is this machine's copy of it. Raises InputError where it is another kind of URL,
+    or a path that cannot be part of one.
     """
     place = os.environ.get("SWEEPS_HOME") or "mlruns"
-    return copy_of(place) if "://" in place else Path(place).resolve()
+    if "://" in place:
+        return copy_of(place)
+    folder = Path(place).resolve()
+    if any(character in str(folder) for character in "?%{}"):
+        raise InputError(f"SWEEPS_HOME: {folder}: must be a path without ? % {{ }}: databases below it have URLs")
+    return folder
 
 
 def cache() -> Path:

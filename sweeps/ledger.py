@@ -281,7 +281,8 @@ def _make_file(path: Path, name: str, objectives: int) -> None:
     for left in path.parent.glob(f".{path.name}-*"):
         left.unlink()
     new = aside(path)
-    storage = RDBStorage(f"sqlite:///{new}")
+    storage = open_file(new)
+    assert isinstance(storage, RDBStorage)
     _study(storage, name, True, str(path), objectives)
     storage.remove_session()
     storage.engine.dispose()

@@ -510,6 +510,16 @@ def test_a_home_that_cannot_be(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("name", ["a?b", "100%25", "{x}"])
+def test_a_home_that_no_url_can_hold(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SWEEPS_HOME", str(tmp_path / name))
+    said = refusal(main, capsys, "status", "x").err
+    assert f"SWEEPS_HOME: {tmp_path / name}: must be a path without ? % {{ }}" in said
+    assert not (tmp_path / name).exists()
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_doctor_looks_into_the_bucket(tracked: BucketHome, files: Any, postgres: Postgres) -> None:
