@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
+from PIL.TiffImagePlugin import BITSPERSAMPLE
 
 from senet.data.store import Policy
 
@@ -214,13 +215,14 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _high_bytes(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey, a strip at a time."""
+    """12-bit and 16-bit grey as 8-bit grey, a strip at a time."""
     grey = Image.new("L", image.size)
+    bits = 12 if getattr(image, "tag_v2", {}).get(BITSPERSAMPLE) == (12,) else 16
     for top in range(0, image.height, _STRIP):
         strip = np.asarray(image.crop((0, top, image.width, min(top + _STRIP, image.height))))
         if image.mode == "F" or strip.min() < 0 or strip.max() > 0xFFFF:
             raise Unreadable("pixels of more than 16 bits, whose white is unknown")
-        grey.paste(Image.fromarray((strip >> 8).astype(np.uint8)), (0, top))
+        grey.paste(Image.fromarray((strip >> bits - 8).astype(np.uint8)), (0, top))
     return grey
 
 

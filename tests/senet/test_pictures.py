@@ -1,6 +1,7 @@
 """How a picture becomes a square, and how much memory that may take."""
 
 import io
+import struct
 import threading
 from pathlib import Path
 
@@ -104,6 +105,29 @@ def test_what_would_take_too_much_memory_is_not_decoded(form: str, side: int) ->
     image = Image.new("L", (side, side))
     with pytest.raises(Unreadable, match="exceed"):
         Decoder(32, "crop").decode(encoded(image, form))
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_the_white_of_deep_grey_is_white(bits: int) -> None:
+    side, white = 8, 2**bits - 1
+    packed = int("1" * bits * side * side, 2).to_bytes(bits * side * side // 8, "big")
+    tags = [
+        (256, side),
+        (257, side),
+        (258, bits),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, side),
+        (279, len(packed)),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    content = b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + directory
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.getpixel((0, 0)) == white
+    assert np.all(Decoder(side, "crop").decode(content).pixels == 255)
 
 
 def test_large_pictures_wait_for_each_other() -> None:
