@@ -261,7 +261,7 @@ def test_logins_leave_the_machine_encrypted(lan: Namespaces | OneNamespace, trac
 def test_who_has_token_and_login_runs_a_sweep_on_two_machines(doors: Doors) -> None:
     doors.ray.start_worker("worker-2")
     home = ClusterHome(doors.ray)
-    recipe = home.recipe("let-in", **merged(RECIPE, {"search": {"trials": 4}}))
+    recipe = home.recipe("let-in", **merged(RECIPE, {"search": {"trials": 2}}))
     said = home.call("sweeps", "run", str(recipe), "--address", doors.ray.address)
     assert "sweep let-in: 2 at a time" in said
-    home.assert_right("let-in", 4)
+    home.assert_right("let-in", 2)

@@ -38,7 +38,7 @@ def output(home: Home) -> str:
             found = json.loads(home.call("sweeps", "status", "small", "--json"))
             states |= {found["state"], *(trial["state"] for trial in found["trials"])}
         # To ask takes as much of the machine as the sweep has.
-        time.sleep(1)
+        time.sleep(2)
     out, error = process.communicate()
     assert process.returncode == 0, out + error
     assert error == ""
