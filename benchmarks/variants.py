@@ -2,15 +2,17 @@
 
     python benchmarks/variants.py [--width 32] [--size 96] [--batch 50] [--rounds 15] [--device auto] [--output FILE]
 
-Every round times one training step of every variant in turn, so that what slows the machine slows all alike; a
-variant's figure is the median over rounds of its time divided by the standard network's of the same round, with the
-quartiles. Parameters and arithmetic are counted, not measured.
+Every round times one training step of every variant, in an order drawn for it, so that what slows the machine slows
+all alike; a variant's figure is the median over rounds of its time divided by the standard network's of the same round,
+with the quartiles. The standard network is timed once more as a variant: what differs there is noise. Parameters and
+arithmetic are counted, not measured.
 """
 
 import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import sys
 import time
@@ -40,6 +42,7 @@ PUBLISHED = {
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "standard": {},
+    "standard again": {},
     "no excitation": {"name": "resnet18"},
     "2x": {"expansion": 2},
     "4x": {"expansion": 4},
@@ -85,7 +88,9 @@ def main() -> None:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    rounds = [{name: seconds(name) for name in configs} for _ in range(arguments.rounds + 2)][2:]
+    dice = random.Random(0)
+    orders = [dice.sample(list(configs), len(configs)) for _ in range(arguments.rounds + 2)]
+    rounds = [{name: seconds(name) for name in order} for order in orders][2:]
     counted = {name: complexity(config, CLASSES, arguments.size) for name, config in configs.items()}
     result: dict[str, Any] = {
         "command": " ".join(["python", "benchmarks/variants.py", *sys.argv[1:]]),
