@@ -3,14 +3,18 @@
 import json
 import sys
 from argparse import Namespace
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from senet.config import read_config
 from senet.errors import InputError
 from senet.home import home
 from senet.yamlfile import parse_yaml
+
+if TYPE_CHECKING:
+    from senet.modelfolder import Model
 
 
 def list_datasets(arguments: Namespace) -> int:
@@ -181,9 +185,9 @@ def stream(arguments: Namespace) -> int:
         refuse_existing(named)
     dataset = obtain_dataset(home(), arguments.dataset)
     streamed = stream_model(model, streaming, dataset, make_runtime("auto", model.config.precision), print_epoch)
-    # A number is given at the end: others may be streaming into the same model.
-    folder = named or _numbered(arguments.model)
-    save_model(folder, streamed)
+    if named:
+        save_model(named, streamed)
+    folder = named or _save_numbered(arguments.model, streamed)
     print_result(folder, streamed)
     return 0
 
@@ -209,9 +213,18 @@ def predict(arguments: Namespace) -> int:
     return 0
 
 
-def _numbered(model: Path) -> Path:
-    """A free folder beside `model`: its name with a number."""
+def _save_numbered(parent: Path, model: "Model") -> Path:
+    """Write what was streamed into `parent` under its name with the first number that is free, and return the folder.
+
+    The number is given at the end: others may be streaming into the same model.
+    """
+    from senet.modelfolder import save_model
+
     number = 2
-    while (folder := home() / "models" / f"{model.resolve().name}-{number}").exists():
+    while True:
+        folder = home() / "models" / f"{parent.resolve().name}-{number}"
+        # Until it is written somebody may take the number.
+        with suppress(InputError):
+            save_model(folder, model)
+            return folder
         number += 1
-    return folder

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from senet.calibration import Calibration
@@ -69,9 +69,9 @@ def save_model(folder: Path, model: Model) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        save_file(model.state, temporary / _WEIGHTS)
+        (temporary / _WEIGHTS).write_bytes(save(model.state))
         if model.importance is not None:
-            save_file(model.importance, temporary / _IMPORTANCE)
+            (temporary / _IMPORTANCE).write_bytes(save(model.importance))
         (temporary / "config.yaml").write_text(yaml.safe_dump(model.config.model_dump(mode="json"), sort_keys=False))
         described = {
             "format": FORMAT,
@@ -90,7 +90,12 @@ def save_model(folder: Path, model: Model) -> None:
         temporary.chmod(0o755)
         for weights in temporary.glob("*.safetensors"):
             weights.chmod(0o644)
-        temporary.rename(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            # Somebody else was faster.
+            refuse_existing(folder)
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

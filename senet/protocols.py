@@ -74,11 +74,13 @@ def _distinct(labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 def _with_combinations_as_classes(dataset: Dataset) -> Dataset:
     base, streaming = dataset.base, dataset.streaming
-    distinct = _distinct(streaming.labels)
+    # An image with a single label belongs to that class.
+    single = streaming.labels.sum(axis=1) == 1
+    distinct = _distinct(streaming.labels[~single])
     names = tuple("+".join(dataset.classes[i] for i in np.flatnonzero(row)) for row in distinct)
     new = (streaming.labels[:, None, :] == distinct).all(axis=2)
     base_labels = np.pad(base.labels, ((0, 0), (0, len(distinct))))
-    new_labels = np.pad(new, ((0, 0), (len(dataset.classes), 0)))
+    new_labels = np.concatenate([streaming.labels & single[:, None], new], axis=1)
     # Old and new images are trained on alike; the base's accuracy is that on the old ones.
     new_split = np.where(streaming.split == SPLITS.index("train"), streaming.split, UNUSED).astype(np.uint8)
     together = ImageSet(

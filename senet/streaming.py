@@ -161,7 +161,7 @@ def importance(config: TrialConfig, state: State, dataset: Dataset, images: Imag
 
     gradients_by_image = vmap(grad(output_along), in_dims=(None, 0, 0))
     batches = Batches.of_split(dataset, images, "train", runtime.device)
-    chunk = max(1, _GRADIENTS // sum(p.numel() for p in weights.values()))
+    chunk = batches.evaluated(max(1, _GRADIENTS // sum(p.numel() for p in weights.values())))
     sums = {name: torch.zeros_like(p) for name, p in weights.items()}
     with reproducible():
         for pixels, labels in zip(batches.evaluation(chunk), torch.split(batches.labels, chunk), strict=True):

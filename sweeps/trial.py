@@ -208,4 +208,5 @@ def _both_phases(
     last = base.history[-1] | streamed.history[-1]
     metrics = {name: last[name] for name in METRICS if name in last}
     result |= {"state": "complete", "metrics": metrics, "history": before + streamed.history, "error": None}
-    result["gpu_memory"] = runtime.peak_memory()
+    # Of its own base a process that went on behind it has not seen what that needs.
+    result["gpu_memory"] = runtime.peak_memory() if reused or trained else None

@@ -19,7 +19,8 @@ from senet.data.store import Dataset, ImageSet, Split
 
 Training = Generator[tuple[Tensor, Tensor], None, None]
 
-_EVALUATION_BATCH = 250
+# Images of a batch that is evaluated: at most so many, and of large ones only so many pixels.
+_EVALUATION_BATCH, _EVALUATION_PIXELS = 250, 250 * 96**2
 
 # What red, green and blue add to the brightness that is seen (ITU-R BT.601).
 _GREY = (0.299, 0.587, 0.114)
@@ -66,6 +67,10 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def evaluated(self, batch_size: int = _EVALUATION_BATCH) -> int:
+        """Images of a batch that is evaluated."""
+        return max(1, min(batch_size, _EVALUATION_BATCH, int(_EVALUATION_PIXELS // self._side**2)))
+
     def steps(self, batch_size: int) -> int:
         """Training steps an epoch: whole batches, at least one."""
         return max(1, len(self) // batch_size)
@@ -104,7 +109,9 @@ class Batches:
     def evaluation(
         self, batch_size: int = _EVALUATION_BATCH, part: slice = slice(None)
     ) -> Generator[Tensor, None, None]:
-        """All images, or a part of them, in their order, unchanged: (B, 3, H, W)."""
+        """All images, or a part of them, in their order, unchanged: (B, 3, H, W), B at most `batch_size`, and less for
+        large images; `evaluated` is B."""
+        batch_size = self.evaluated(batch_size)
         with closing(self._source.read(torch.arange(len(self))[part], batch_size)) as batches:
             for pixels, rows in batches:
                 yield self._normalised(pixels[rows].float())

@@ -147,6 +147,13 @@ def test_a_grey_image_stays_grey_and_black_stays_black(tiny: Dataset) -> None:
             assert (number % 2 == 1) == (image.max() > 1)
 
 
+@pytest.mark.parametrize(("side", "asked", "together"), [(24, 500, 250), (96, 500, 250), (300, 500, 25), (300, 9, 9)])
+def test_of_large_images_fewer_are_evaluated_together(tiny: Dataset, side: int, asked: int, together: int) -> None:
+    count = together + 1
+    batches = Batches(tiny, np.zeros((count, side, side, 3), np.uint8), np.zeros((count, 6), np.bool_), CPU)
+    assert [len(images) for images in batches.evaluation(asked)] == [together, 1]
+
+
 def test_images_are_not_copied_into_the_process(tiny: Dataset) -> None:
     # What the page cache holds is seen through the batches: a change of the array changes the next epoch.
     pixels = np.array(tiny.base.images)

@@ -1,7 +1,9 @@
 """Trained models that are streamed again: what they carry along, and what is refused."""
 
 import dataclasses
+import resource
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,36 @@ def test_what_matters_to_old_images_goes_along(tiny: Dataset, train: Callable[..
     assert sum(float(value.sum()) for value in again.importance.values()) > sum(
         float(value.sum()) for value in found.importance.values()
     )
+
+
+def test_of_two_that_write_one_model_the_second_is_refused(train: Callable[..., Model], tmp_path: Path) -> None:
+    model = train()
+
+    def saved(_: int) -> str:
+        try:
+            save_model(tmp_path / "model", model)
+        except InputError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(4) as pool:
+        said = sorted(pool.map(saved, range(4)))
+    assert said[0] == ""
+    assert all("exists already" in one for one in said[1:]), said
+    assert load_model(tmp_path / "model").classes == model.classes
+    assert [path.name for path in tmp_path.iterdir()] == ["model"], "nothing is left of the others"
+
+
+def test_a_model_that_does_not_fit_is_the_disks_error(train: Callable[..., Model], tmp_path: Path) -> None:
+    model = train()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_model(tmp_path / "model", model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir()), "nothing half-written is left"
 
 
 def test_what_later_streams_did_to_earlier_ones_is_told(

@@ -1,5 +1,6 @@
 """The protocols that the thesis compares its own with."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -44,6 +45,17 @@ def test_single_target_makes_every_combination_a_class(trial_config: MakeConfig,
     for split in ("validation", "test"):
         np.testing.assert_array_equal(seen.base.indices(split), tiny.base.indices(split))
     np.testing.assert_array_equal(seen.base.images[: len(tiny.base.images)], tiny.base.images)
+
+
+def test_of_single_target_an_image_with_one_label_has_that_class(trial_config: MakeConfig, tiny: Dataset) -> None:
+    labels = tiny.streaming.labels.copy()
+    labels[:7] = np.eye(6, dtype=np.bool_)[2]
+    streaming = dataclasses.replace(tiny.streaming, labels=labels)
+    seen = for_protocol(trial_config(protocol="single_target"), dataclasses.replace(tiny, streaming=streaming))
+    assert len(set(seen.classes)) == len(seen.classes) == 9
+    assert (seen.streaming.labels.sum(axis=1) == 1).all()
+    assert (seen.streaming.labels.argmax(axis=1)[:7] == 2).all()
+    assert (seen.streaming.labels.argmax(axis=1)[7:] >= 6).all()
 
 
 def test_label_splitting_shows_an_image_once_for_each_label(tiny: Dataset) -> None:
