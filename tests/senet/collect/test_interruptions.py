@@ -28,6 +28,8 @@ def start(collection: Collection) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"SWEEPS_HOME": str(collection.out.parent.parent)},
+        # Where the tests run in the background of a script, SIGINT is ignored, and so it would be here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
