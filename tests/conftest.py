@@ -1,5 +1,6 @@
 """What many tests share: a tiny data set, a config that trains on it in a second, a browser."""
 
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,6 +66,15 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def trial_config() -> Callable[..., TrialConfig]:
     """Makes the tiny trial's config with changes."""
     return lambda **changes: parse_trial(merged(TINY_TRIAL, changes), "test")
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 100 kB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def rays(home: Path, recipe: Recipe, seed: int, trained: int, target: float, cap
 
 
 def main() -> None:
-    """Search with both, seed by seed, and write down what it took."""
+    """Search with both, one search after the other, and write down what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--searches", type=int, default=4)
     parser.add_argument("--cap", type=float, default=300, help="seconds of trials")

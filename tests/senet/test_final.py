@@ -1,7 +1,6 @@
 """Trained models that are streamed again: what they carry along, and what is refused."""
 
 import dataclasses
-import resource
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -71,15 +70,11 @@ def test_of_two_that_write_one_model_the_second_is_refused(train: Callable[..., 
     assert [path.name for path in tmp_path.iterdir()] == ["model"], "nothing is left of the others"
 
 
-def test_a_model_that_does_not_fit_is_the_disks_error(train: Callable[..., Model], tmp_path: Path) -> None:
-    model = train()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            save_model(tmp_path / "model", model)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def test_a_model_that_does_not_fit_is_the_disks_error(
+    train: Callable[..., Model], tmp_path: Path, small_files: None
+) -> None:
+    with pytest.raises(OSError, match="File too large"):
+        save_model(tmp_path / "model", train())
     assert not list(tmp_path.iterdir()), "nothing half-written is left"
 
 

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +9,6 @@ import torch
 
 from senet.checkpoint import load_progress, save_progress
 from senet.files import write_atomically
-
-
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow beyond 100 kB."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_checkpoint_that_does_not_fit_is_the_disks_error_and_spares_the_last_one(
