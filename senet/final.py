@@ -20,8 +20,8 @@ from senet.evaluation import Evaluation
 from senet.initial import normalised_for
 from senet.loop import OnEpoch, Trained
 from senet.modelfolder import Model
-from senet.phases import TRANSFER, stream, train_base, with_importance
-from senet.protocols import WITHOUT_STREAMING, for_protocol, stages, streaming_epochs
+from senet.phases import TRANSFER, check_streaming, stream, train_base, with_importance
+from senet.protocols import WITHOUT_STREAMING, for_protocol
 
 Metrics = dict[str, float]
 
@@ -42,9 +42,8 @@ def train_final(
     """
     check_fits(config, description(dataset), "config")
     dataset = for_protocol(config, normalised_for(config, dataset))
-    if streaming_epochs(config):
-        # What cannot be streamed is known before the base is trained.
-        stages(dataset.streaming, config.streaming.stages)
+    # What cannot be streamed is known before the base is trained.
+    check_streaming(config, dataset, runtime)
     base = train_base(config, dataset, runtime, on_epoch, progress and progress / "base.pt")
     if config.streaming.ewc:
         base = with_importance(config, base, dataset, runtime)

@@ -20,7 +20,7 @@ from senet.loop import Loop, OnEpoch, Report, Task, Trained
 from senet.losses import loss_of
 from senet.models import build_model
 from senet.models.custom import check_images_fit, source_digest
-from senet.parallel import synchronised
+from senet.parallel import check_workers, synchronised
 from senet.protocols import split_labels, stages, streaming_epochs
 from senet.streaming import Strategy, importance, strategies
 
@@ -84,6 +84,16 @@ def train_base(
     )
     loop = Loop(config, runtime, task, on_epoch, progress)
     return loop.run(base_fingerprint(config, dataset, runtime)) if config.base.epochs else loop.only_evaluate()
+
+
+def check_streaming(config: TrialConfig, dataset: Dataset, runtime: Runtime) -> None:
+    """Raise InputError where the streaming phase has too few images for its stages or for the processes that train."""
+    if streaming_epochs(config):
+        for images in stages(dataset.streaming, config.streaming.stages):
+            size, (new, _) = config.streaming.batch_size, _new_images(config, dataset, images)
+            # Old images that are mixed in make a batch larger.
+            size = size if config.streaming.replay else min(size, len(new))
+            check_workers(size, runtime.workers, "`streaming.batch_size`")
 
 
 def base_in_the_making(
@@ -213,16 +223,23 @@ class _StreamingEvaluation:
         return values
 
 
+def _new_images(
+    config: TrialConfig, dataset: Dataset, images: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Positions and labels of what is trained on among the streaming images at the positions `images`."""
+    streaming = dataset.streaming
+    new = images[streaming.split[images] == SPLITS.index("train")]
+    labels = streaming.labels[new]
+    return split_labels(new, labels) if config.protocol == "label_splitting" else (new, labels)
+
+
 def _streaming_images(
     config: TrialConfig, base: Trained, dataset: Dataset, images: npt.NDArray[np.int64], runtime: Runtime
 ) -> tuple[Batches, list[Strategy]]:
     """The training images among those at the positions `images`, the old ones that a strategy adds, the strategies."""
     streaming, old_images = dataset.streaming, dataset.base
     used = strategies(config, base, len(dataset.classes), runtime)
-    new = images[streaming.split[images] == SPLITS.index("train")]
-    labels = streaming.labels[new]
-    if config.protocol == "label_splitting":
-        new, labels = split_labels(new, labels)
+    new, labels = _new_images(config, dataset, images)
     old = np.concatenate([np.empty(0, np.int64), *(strategy.old_images(old_images) for strategy in used)])
     if not len(old):
         return Batches(dataset, streaming.images, labels, runtime.device, new), used

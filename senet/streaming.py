@@ -18,6 +18,7 @@ from senet.config import TrialConfig
 from senet.data.batches import Batches
 from senet.data.store import Dataset, ImageSet
 from senet.device import Runtime, reproducible
+from senet.errors import out_of_memory
 from senet.loop import Trained, batchnorms
 from senet.models import head_of
 
@@ -159,7 +160,20 @@ def importance(config: TrialConfig, state: State, dataset: Dataset, images: Imag
         scores: Tensor = functional_call(model, (weights, buffers), (image[None],))
         return (scores[0] * direction).sum()
 
-    gradients_by_image = vmap(grad(output_along), in_dims=(None, 0, 0))
+    gradient = grad(output_along)
+    gradients_by_image = vmap(gradient, in_dims=(None, 0, 0))
+
+    def squares(pixels: Tensor, directions: Tensor) -> State:
+        try:
+            found = gradients_by_image(weights, pixels, directions)
+        except RuntimeError as error:
+            # A network of the user's own may look at its values, to choose its way by them: then one image at a time.
+            if not config.model.is_custom or out_of_memory(error):
+                raise
+            each = [gradient(weights, *one) for one in zip(pixels, directions, strict=True)]
+            found = {name: torch.stack([one[name] for one in each]) for name in weights}
+        return {name: value.square().sum(dim=0) for name, value in found.items()}
+
     batches = Batches.of_split(dataset, images, "train", runtime.device)
     chunk = batches.evaluated(max(1, _GRADIENTS // sum(p.numel() for p in weights.values())))
     sums = {name: torch.zeros_like(p) for name, p in weights.items()}
@@ -168,6 +182,6 @@ def importance(config: TrialConfig, state: State, dataset: Dataset, images: Imag
             logits = model(pixels).requires_grad_()
             # An image's own gradient: the loss is a mean over images.
             (directions,) = torch.autograd.grad(loss(logits, labels) * len(logits), logits)
-            for name, gradient in gradients_by_image(weights, pixels, directions).items():
-                sums[name] += gradient.square().sum(dim=0)
+            for name, value in squares(pixels, directions).items():
+                sums[name] += value
     return {name: (value / len(batches)).cpu() for name, value in sums.items()}

@@ -218,6 +218,17 @@ def test_a_batch_too_small_for_all_is_refused(trial_config: Callable[..., TrialC
         check_workers(3, 2, "`x`")
 
 
+@pytest.mark.parametrize(("stages", "workers"), [(1, 31), (3, 11)])
+def test_a_stream_too_small_for_all_is_refused_before_the_base(
+    tiny: Dataset, trial_config: Callable[..., TrialConfig], stages: int, workers: int
+) -> None:
+    images = TINY.train_per_mix * TINY.mixes // stages
+    config = trial_config(base={"batch_size": 100}, streaming={"batch_size": 100, "stages": stages})
+    assert images // workers < 2 <= images // (workers - 1), "one worker less would do"
+    with pytest.raises(InputError, match=f"`streaming.batch_size`: {images} images a step are for at most"):
+        train_final(config, tiny, Runtime(torch.device("cpu"), False, 0, workers), lambda report: None, {})
+
+
 @pytest.mark.soak
 def test_with_batch_norm_of_every_part_accuracy_is_the_same(tmp_path: Path) -> None:
     # Parts of 20 images, and so many validation images that a seed's chance moves accuracy by two points, not by ten.

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from senet.config import TrialConfig
+from senet.config import ModelConfig, TrialConfig
 from senet.data.store import Dataset
 from senet.device import Runtime
 from senet.loop import Report, Trained
@@ -180,6 +181,41 @@ def test_importance_is_the_mean_squared_gradient_of_single_images(
     for name, total in sums.items():
         torch.testing.assert_close(found[name], total / len(images), rtol=1e-3, atol=1e-9)
     assert sum(float(value.sum()) for value in found.values()) > 0
+
+
+class Choosing(nn.Module):
+    """A network that looks at its values, which functions of many images at once refuse."""
+
+    def __init__(self, config: ModelConfig, classes: int) -> None:
+        super().__init__()
+        self.convolution, self.last = nn.Conv2d(3, config.width, 3), nn.Linear(config.width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.chosen(self.convolution(images))
+        scores: Tensor = self.last(features.mean(dim=(2, 3)))
+        return scores
+
+    def chosen(self, features: Tensor) -> Tensor:
+        """Positive values, by way of a question."""
+        return features.relu() if bool((features < 0).any()) else features
+
+
+class NotChoosing(Choosing):
+    """The same network without the question."""
+
+    def chosen(self, features: Tensor) -> Tensor:
+        return features.relu()
+
+
+def test_importance_in_a_network_that_takes_one_image_at_a_time(trial_config: MakeConfig, tiny: Dataset) -> None:
+    state, found = None, []
+    for network in (Choosing, NotChoosing):
+        config = trial_config(model={"name": f"{__name__}:{network.__name__}"})
+        state = state or network(config.model, len(tiny.classes)).state_dict()
+        found.append(importance(config, state, tiny, tiny.base, CPU))
+    for name, value in found[1].items():
+        torch.testing.assert_close(found[0][name], value)
+        assert value.sum() > 0
 
 
 def test_replay_takes_as_many_images_of_each_class(tiny: Dataset) -> None:
