@@ -6,6 +6,7 @@ pad      the longer side scaled to the size, black borders around the centre
 thesis   the thesis' rule, see `thesis_rule`
 """
 
+import importlib
 import io
 import os
 import threading
@@ -33,7 +34,19 @@ _DECODING_BYTES = 640 * 2**20
 _READING_BYTES = 2 * MAX_FILE_BYTES
 
 # What photographs come in. Others are left out: Pillow would hand an EPS file to Ghostscript, which runs programs.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_FORMATS = {
+    "JPEG": "Jpeg",
+    "MPO": "Mpo",
+    "PNG": "Png",
+    "WEBP": "WebP",
+    "GIF": "Gif",
+    "BMP": "Bmp",
+    "TIFF": "Tiff",
+    "PPM": "Ppm",
+    "JPEG2000": "Jpeg2K",
+    "AVIF": "Avif",
+}
+"""the name of Pillow's plugin for each"""
 # Most that decoding and converting takes for each pixel, measured; JPEG and others see `_decoding_bytes`.
 _BYTES_PER_PIXEL = {"WEBP": 12, "AVIF": 14, "JPEG2000": 24}
 _UPRIGHT = {
@@ -70,7 +83,8 @@ class Decoder:
     """Decodes pictures, in as many threads as call it, with at most about 0.8 GB in all."""
 
     def __init__(self, size: int, policy: Policy) -> None:
-        Image.init()
+        for plugin in _FORMATS.values():
+            importlib.import_module(f"PIL.{plugin}ImagePlugin")
         self._size, self._policy = size, policy
         self._formats = [name for name in _FORMATS if name in Image.OPEN]
         self._files, self._pictures = _Budget(_READING_BYTES), _Budget(_DECODING_BYTES)
@@ -258,4 +272,6 @@ class _Budget:
 def printable(text: str | Path) -> str:
     """A name on one line of plain UTF-8, whatever bytes the file system holds."""
     decoded = os.fsencode(text).decode("utf-8", "backslashreplace")
+    if decoded.isprintable():
+        return decoded
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)
