@@ -237,6 +237,7 @@ def confirm(arguments: Namespace) -> int:
     SweepTracking(sweep.home, sweep.name, sweep.about()["id"]).attach(files)
     print_result(_wide(console), result)
     _say(console, "written: " + ", ".join(map(_relative, files)))
+    _say(console, f"next: sweeps export {sweep.name} --pick trial:{result['pick']} -o best.yaml")
     return 0
 
 

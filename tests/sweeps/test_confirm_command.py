@@ -99,10 +99,11 @@ def test_the_test_split_says_what_a_network_trained_here_says(home: Home, confir
             assert confirmed["test"][role][name]["values"] == pytest.approx([values[name] for values in here]), name
 
 
-def test_tracking_and_export_know(home: Home, confirmed: dict[str, Any]) -> None:
+def test_tracking_and_export_know(home: Home, confirmed: dict[str, Any], output: str) -> None:
     (parent,), _ = home.runs("small")
     client = MlflowClient(tracking_uri=f"sqlite:///{home.folder / 'mlflow.db'}")
     assert {"confirm.json", "confirm.md"} <= {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert f"next: sweeps export small --pick trial:{confirmed['pick']} -o best.yaml" in output
     text = home.call("sweeps", "export", "small", "--pick", f"trial:{confirmed['pick']}")
     assert "fresh seeds; trial" in text.partition("\n\n")[0]
     assert "not confirmed on fresh seeds" not in text
