@@ -71,7 +71,7 @@ def test_the_head_is_killed_and_the_sweep_resumed_on_a_new_one(home: ClusterHome
 
 
 def test_the_tracking_server_is_gone_for_a_minute(home: ClusterHome) -> None:
-    process = started(home, "untracked", 1, config={"streaming": {"epochs": 150}})
+    process = started(home, "untracked", 1, config={"streaming": {"epochs": 400}})
     home.ray.tracking.stop()
     time.sleep(60)
     home.ray.tracking.start()
