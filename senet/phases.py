@@ -90,9 +90,9 @@ def check_streaming(config: TrialConfig, dataset: Dataset, runtime: Runtime) -> 
     """Raise InputError where the streaming phase has too few images for its stages or for the processes that train."""
     if streaming_epochs(config):
         for images in stages(dataset.streaming, config.streaming.stages):
-            size, (new, _) = config.streaming.batch_size, _new_images(config, dataset, images)
+            batch_size, (new, _) = config.streaming.batch_size, _new_images(config, dataset, images)
             # Old images that are mixed in make a batch larger.
-            size = size if config.streaming.replay else min(size, len(new))
+            size = batch_size if config.streaming.replay else min(batch_size, len(new))
             check_workers(size, runtime.workers, "`streaming.batch_size`")
 
 

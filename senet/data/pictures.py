@@ -84,7 +84,8 @@ class Decoder:
 
     def __init__(self, size: int, policy: Policy) -> None:
         for plugin in _FORMATS.values():
-            importlib.import_module(f"PIL.{plugin}ImagePlugin")
+            with suppress(ModuleNotFoundError):  # Pillow reads AVIF from 11.3 on.
+                importlib.import_module(f"PIL.{plugin}ImagePlugin")
         self._size, self._policy = size, policy
         self._formats = [name for name in _FORMATS if name in Image.OPEN]
         self._files, self._pictures = _Budget(_READING_BYTES), _Budget(_DECODING_BYTES)

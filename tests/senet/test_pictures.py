@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import threading
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def halves(width: int, height: int) -> Image.Image:
 
 def square(width: int, height: int, policy: Policy, size: int) -> npt.NDArray[np.int64]:
     return Decoder(size, policy).decode(encoded(halves(width, height))).pixels.astype(np.int64)
+
+
+def test_a_pillow_without_avif_reads_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.init()
+    monkeypatch.setitem(sys.modules, "PIL.AvifImagePlugin", None)
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    decoder = Decoder(16, "crop")
+    assert decoder.decode(encoded(halves(32, 32))).pixels.shape == (16, 16, 3)
+    with pytest.raises(Unreadable, match="no picture"):
+        decoder.decode(encoded(halves(32, 32), "AVIF"))
 
 
 def black_rows(pixels: npt.NDArray[np.int64]) -> int:
