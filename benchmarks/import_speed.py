@@ -5,8 +5,8 @@
 In every round, one after the other and in processes of their own: (a) all files of both folders opened, converted,
 cropped and scaled with Pillow, in one thread a core; (b) `senet data import` of the same files, from an empty home. The
 import's time is that of the whole call without the search for duplicates, which is given apart. Neither uses JPEG's
-draft mode. Seconds of processor time are given beside the clock's, since other programs disturb them less. Then the
-peak resident memory, mapped pages included, of an import of many small generated files.
+draft mode. Seconds of processor time, the search included, are given beside the clock's. Then the peak
+resident memory, mapped pages included, of an import of many small generated files.
 """
 
 import argparse
@@ -127,12 +127,6 @@ def main() -> None:
         "n": arguments.rounds,
         **{what: {key: spread([found[key] for found in each]) for key in each[0]} for what, each in rounds.items()},
         "ratio": spread([b["seconds"] / a["seconds"] for a, b in zip(rounds["bare"], rounds["import"], strict=True)]),
-        "processor_ratio": spread(
-            [
-                (b["processor_seconds"] - b["duplicates_seconds"]) / a["processor_seconds"]
-                for a, b in zip(rounds["bare"], rounds["import"], strict=True)
-            ]
-        ),
         "many_small_files": {"files": arguments.files, "prepared_pixels": 300, **small},
     }
     print("import / bare:", {key: round(value, 3) for key, value in result["ratio"].items()})

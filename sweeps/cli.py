@@ -192,7 +192,8 @@ def _add_commands_of_the_winner(commands: _Commands) -> None:
 
     export = commands.add_parser("export", help="write the winner as a complete trial config")
     export.add_argument("name")
-    export.add_argument("--pick", help="best (the default); knee, between original and streaming (the default where "
+    export.add_argument("--pick", help="confirmed, first on fresh seeds (the default once `sweeps confirm` has run); "
+                        "best (else the default); knee, between original and streaming (instead of best, where "
                         "`objective.mode` is pareto); 'original_topk>=0.85', the best streaming under a condition; or "
                         "trial:N")  # fmt: skip
     export.add_argument("-o", "--output", type=Path, help="the file to write; else standard output")

@@ -237,7 +237,7 @@ def confirm(arguments: Namespace) -> int:
     SweepTracking(sweep.home, sweep.name, sweep.about()["id"]).attach(files)
     print_result(_wide(console), result)
     _say(console, "written: " + ", ".join(map(_relative, files)))
-    _say(console, f"next: sweeps export {sweep.name} --pick trial:{result['pick']} -o best.yaml")
+    _say(console, f"next: sweeps export {sweep.name} -o best.yaml")
     return 0
 
 
@@ -247,8 +247,7 @@ def export(arguments: Namespace) -> int:
     from sweeps.status import sweep_status
 
     sweep = find_sweep(home(), arguments.name)
-    default = "knee" if sweep.recipe().objective.mode == "pareto" else "best"
-    text = export_pick(sweep, sweep_status(sweep), arguments.pick or default)
+    text = export_pick(sweep, sweep_status(sweep), arguments.pick)
     if arguments.output is None:
         print(text, end="")
         return 0

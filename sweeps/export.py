@@ -6,6 +6,7 @@ import yaml
 from pydantic import BaseModel
 
 from senet.config import TrialConfig
+from senet.errors import InputError
 from sweeps.confirm.report import confirmation
 from sweeps.confirm.result import stored_result
 from sweeps.picks import pick_trial
@@ -18,14 +19,23 @@ def trial_config(sweep: Sweep, trial: Status) -> TrialConfig:
     return sweep.recipe().parsed_space("recipe").config(trial["params"], seed=trial["seed"])
 
 
-def export_pick(sweep: Sweep, status: Status, wanted: str) -> str:
-    """The config of the trial that `--pick` asks for (`pick_trial`), as YAML, with what is known about it.
+def export_pick(sweep: Sweep, status: Status, wanted: str | None) -> str:
+    """The config of a trial as YAML, with what is known about it.
+
+    Args:
+        wanted: what `--pick` asks for: `confirmed`, which came first on fresh seeds, or as `pick_trial` has it. None:
+            `confirmed` where the sweep was, else `knee` in pareto mode, else `best`.
 
     Raises:
         InputError: there is no such trial, or confirm.json is damaged.
     """
-    picked = pick_trial(status, wanted)
-    confirmed = confirmation(stored_result(sweep), picked["params"], sweep.name)
+    known = stored_result(sweep)
+    if wanted is None:
+        wanted = "confirmed" if known else "knee" if status["objective"]["mode"] == "pareto" else "best"
+    if wanted == "confirmed" and known is None:
+        raise InputError(f"--pick confirmed: sweep `{sweep.name}` was not confirmed yet: sweeps confirm {sweep.name}")
+    picked = pick_trial(status, f"trial:{known['pick']}" if known and wanted == "confirmed" else wanted)
+    confirmed = confirmation(known, picked["params"], sweep.name)
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in picked["metrics"].items())
     over_seeds = {name: picked[name] for name in ("n", "joint_mean", "joint_sd")}
     provenance = {
@@ -58,7 +68,11 @@ def export_pick(sweep: Sweep, status: Status, wanted: str) -> str:
 def _described(wanted: str) -> str:
     if wanted.startswith("trial:"):
         return "chosen by its number, one"
-    words = {"best": "the best", "knee": "the knee between original and streaming accuracy"}
+    words = {
+        "confirmed": "first on fresh seeds, one",
+        "best": "the best",
+        "knee": "the knee between original and streaming accuracy",
+    }
     return words.get(wanted, f"the best streaming accuracy with {wanted}")
 
 

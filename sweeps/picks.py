@@ -14,7 +14,7 @@ _CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=)\s*(\S+)\s*")
 
 
 def pick_trial(status: Status, wanted: str) -> Trial:
-    """The trial that `--pick` asks for, with `n`, `joint_mean` and `joint_sd` of its configuration.
+    """The trial that is asked for, with `n`, `joint_mean` and `joint_sd` of its configuration.
 
     Args:
         status: of the sweep (`sweep_status`).
@@ -28,7 +28,8 @@ def pick_trial(status: Status, wanted: str) -> Trial:
     given, condition = _TRIAL.fullmatch(wanted), _CONDITION.fullmatch(wanted)
     if wanted not in ("best", "knee") and given is None and condition is None:
         raise InputError(
-            f"--pick {wanted}: must be best, knee, trial:N or a condition, such as 'original_topk>=0.85' (in quotes)"
+            f"--pick {wanted}: must be confirmed, best, knee, trial:N or a condition, such as 'original_topk>=0.85' "
+            "(in quotes)"
         )
     ranking = configurations(status["trials"])
     if not ranking:

@@ -112,7 +112,7 @@ def confirmation(result: Result | None, params: dict[str, Any], name: str) -> di
         return {"confirmed": False, "said": said}
     fresh = f"joint {_shown(row['joint'])} on validation with {row['n']} fresh seeds"
     if row["trial"] != first:
-        said = f"not confirmed: {fresh}, where trial {first} came first (--pick trial:{first})"
+        said = f"not confirmed: {fresh}, where trial {first} came first (--pick confirmed)"
         return {"confirmed": False, "said": said}
     better, joint = result["test"]["better"], result["test"]["pick"]["joint"]
     confirmed = better is not None and better["low"] > 0

@@ -3,8 +3,6 @@
 import csv
 import hashlib
 import json
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,63 +13,19 @@ import pytest
 import s3fs
 import yaml
 from botocore.exceptions import EndpointConnectionError
-from ray import tune
 
 from senet.data.remote import send_dataset
 from senet.errors import InputError
 from senet.home import copy_of
 from sweeps.cli import main
 from sweeps.config import validate_recipe
-from sweeps.storage import check_bucket, tracking_uri
 from sweeps.sweep import create_sweep, find_sweep
-from sweeps.trial import run_trial
 from tests.conftest import TINY_TRIAL, refusal
+from tests.sweeps.bucket import GRID, S3, BucketHome, Machines
 from tests.sweeps.commands import RECIPE, Home, kill_everything, wait_for
-from tests.sweeps.postgres import PASSWORD, Postgres
+from tests.sweeps.postgres import Postgres
 from tests.sweeps.raycluster import free_ports
 from tests.sweeps.trackingserver import tracking_server
-
-S3 = {"AWS_ACCESS_KEY_ID": "ada", "AWS_SECRET_ACCESS_KEY": "not-real", "AWS_DEFAULT_REGION": "us-east-1"}
-# A grid, so that the search decides alike in every run, however long its trials take.
-GRID: dict[str, Any] = {
-    "data": "s3://lab/tiny",
-    "search": {"trials": 4, "sampler": "grid", "concurrency": 1},
-    "space": {"model.expansion": {"choice": [1, 2]}, "streaming.learning_rate": {"choice": [0.003, 0.03]}},
-    "enqueue": [{"model.expansion": 1, "streaming.learning_rate": 0.003}],
-}
-
-
-class BucketHome(Home):
-    """Commands whose home is a bucket; the driver has one disk, its trials have another."""
-
-    def __init__(self, folder: Path, server: str) -> None:
-        super().__init__(folder)
-        self.server = server
-        self.tracking_server = ""
-
-    def program(self, command: str) -> list[str]:
-        code = f"""
-import os, sys
-os.environ |= {S3 | {"AWS_ENDPOINT_URL": self.server, "PGPASSWORD": PASSWORD}}
-os.environ["SWEEPS_HOME"] = "s3://lab/home"
-os.environ["SWEEPS_CACHE"] = {str(self.folder / "driver")!r}
-os.environ["MLFLOW_TRACKING_URI"] = {self.tracking_server!r}
-import sweeps.environment
-set_environment = sweeps.environment.set_ray_environment
-def with_a_disk_of_its_own(local):
-    set_environment(local)
-    import sweeps.run
-    sweeps.run._WORKER_ENVIRONMENT["SWEEPS_CACHE"] = {str(self.folder / "worker")!r}
-sweeps.environment.set_ray_environment = with_a_disk_of_its_own
-import sweeps.cli
-sys.exit(sweeps.cli.main())
-"""
-        return [sys.executable, "-c", code]
-
-    def lose_machines(self) -> None:
-        """Take both disks away."""
-        for disk in ("driver", "worker"):
-            shutil.rmtree(self.folder / disk, ignore_errors=True)
 
 
 @pytest.fixture
@@ -133,63 +87,6 @@ def on_a_folder(folder: Path) -> list[dict[str, str]]:
     home = Home(folder)
     home.call("sweeps", "run", recipe(home, "x"))
     return leaderboard((folder / "sweeps" / "x" / "leaderboard.csv").read_text())
-
-
-class Machines:
-    """Trials without Ray, each on a machine with a disk of its own; the driver has another."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
-        self._folder, self._monkeypatch, self._url, self.trainer = folder, monkeypatch, url, "x"
-        self.at("driver")
-        driver = folder / "home" if url is None else copy_of(url)
-        recipe = validate_recipe(RECIPE | GRID, "r")
-        self.sweep = create_sweep(driver, None, "x", recipe, "data")
-        self._config = recipe.parsed_space("r").config({"streaming.learning_rate": 0.01})
-
-    def at(self, machine: str) -> None:
-        """Be at one of the machines."""
-        self._monkeypatch.setenv("SWEEPS_CACHE", str(self._folder / machine))
-
-    def run(
-        self,
-        machine: str,
-        number: int,
-        stop_after: tuple[str, int] | None = None,
-        everything: list[dict[str, Any]] | None = None,
-    ) -> list[tuple[str, int]]:
-        """Run a trial on a machine, or until it is cut off after an epoch; returns its reports of epochs.
-
-        Args:
-            everything: is given all reports.
-        """
-        heard: list[tuple[str, int]] = []
-
-        def report(said: dict[str, Any]) -> None:
-            if everything is not None:
-                everything.append(said)
-            if said["phase"] in ("base", "streaming"):
-                heard.append((said["phase"], said["epoch"]))
-                if heard[-1] == stop_after:
-                    raise SystemExit
-
-        self.at(machine)
-        self._monkeypatch.setattr(tune, "report", report)
-        assignment = {
-            "config": self._config.model_dump(mode="json"),
-            "home": str(self.sweep.home),
-            "bucket": self._url,
-            "folder": str(self.sweep.trial_folder(number)),
-            "resources": {"cpu": 1, "gpu": 0},
-            "trainer": f"{self.trainer}/{number}",
-            "rungs": [],
-            "probe": {},
-        }
-        try:
-            run_trial(assignment)
-        except SystemExit:
-            assert stop_after is not None
-        self.at("driver")
-        return heard
 
 
 @pytest.mark.slow
@@ -470,54 +367,6 @@ def test_a_sweep_in_a_bucket_goes_on_where_its_machines_are_lost(
     bucket.call("sweeps", "resume", "x")
     assert {key: files.info(key)["ETag"] for key in before} == before, "no finished trial ran again"
     assert leaderboard(files.cat("lab/home/sweeps/x/leaderboard.csv").decode()) == on_a_folder(tmp_path / "folder")
-
-
-@pytest.mark.parametrize(
-    ("storage", "data", "message"),
-    [
-        (None, "s3://b/d", "`search.storage`: SWEEPS_HOME is the bucket s3://b/h, where no ledger can lie"),
-        ("postgresql://h/d", "pets", "`data`: .* must find the data set in one: s3://bucket/pets"),
-        ("postgresql://h/d", "file:///x/pets", "`data`: .* must find the data set in one: s3://bucket/pets"),
-    ],
-)
-def test_what_cannot_be_kept_in_a_bucket(storage: str | None, data: str, message: str) -> None:
-    check_bucket(None, storage, data)
-    check_bucket("s3://b/h", "postgresql://h/d", "breeds")
-    with pytest.raises(InputError, match=message):
-        check_bucket("s3://b/h", storage, data)
-
-
-def test_the_tracking_of_a_bucket_is_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path))
-    home = copy_of("s3://b/h")
-    for uri in (None, f"sqlite:///{tmp_path}/x.db"):
-        if uri is not None:
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        with pytest.raises(InputError, match="MLFLOW_TRACKING_URI: SWEEPS_HOME is the bucket s3://b/h, where no track"):
-            tracking_uri(home)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://tracking.example.org")
-    assert tracking_uri(home) == "https://tracking.example.org"
-
-
-@pytest.mark.parametrize("place", ["s3://", "s3:///", "ftp://host/x", "s3://a::b", "http://host/x"])
-def test_a_home_that_cannot_be(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("SWEEPS_HOME", place)
-    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path / "cache"))
-    said = refusal(main, capsys, "status", "x").err
-    assert "SWEEPS_HOME: must be a folder, s3://bucket/folder or gs://bucket/folder" in said
-    assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.parametrize("name", ["a?b", "100%25", "{x}"])
-def test_a_home_that_no_url_can_hold(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("SWEEPS_HOME", str(tmp_path / name))
-    said = refusal(main, capsys, "status", "x").err
-    assert f"SWEEPS_HOME: {tmp_path / name}: must be a path without ? % {{ }}" in said
-    assert not (tmp_path / name).exists()
 
 
 @pytest.mark.soak

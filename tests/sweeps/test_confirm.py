@@ -178,10 +178,10 @@ def test_what_it_comes_to(studied: Sweep) -> None:
     assert "| baseline | 0 | 2 | 50.0 ± 0.0 |" in text
 
 
-def exported(capsys: pytest.CaptureFixture[str], pick: str) -> tuple[str, dict[str, Any]]:
+def exported(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[str, dict[str, Any]]:
     """The comment and the provenance of an export."""
     capsys.readouterr()
-    assert main(["export", "s", "--pick", pick]) == 0
+    assert main(["export", "s", *options]) == 0
     text = capsys.readouterr().out
     provenance: dict[str, Any] = yaml.safe_load(text)["provenance"]["confirmation"]
     return text.partition("\n\n")[0], provenance
@@ -189,20 +189,33 @@ def exported(capsys: pytest.CaptureFixture[str], pick: str) -> tuple[str, dict[s
 
 def test_an_export_says_whether_its_pick_was_confirmed(studied: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     found = concluded(studied)
-    head, about = exported(capsys, "trial:2")
+    head, about = exported(capsys, "--pick", "trial:2")
     assert "# Confirmed: joint 75.0 ± 0.0 on validation with 2 fresh seeds; trial 1 is better than the baseline" in head
     assert about["confirmed"] is True
     assert about["better_than_baseline"] == found["test"]["better"]
     assert about["test_joint"] == {"mean": pytest.approx(26 / 40), "sd": pytest.approx(0), "n": 2}
-    head, about = exported(capsys, "best")
+    head, about = exported(capsys, "--pick", "best")
     assert (
         "# Not confirmed: joint 70.0 ± 0.0 on validation with 2 fresh seeds, where trial 1 came first (--pick" in head
     )
     assert about == {"confirmed": False, "said": about["said"]}
-    assert about["said"].endswith("(--pick trial:1)")
-    head, about = exported(capsys, "trial:4")
+    assert about["said"].endswith("(--pick confirmed)")
+    head, about = exported(capsys, "--pick", "trial:4")
     assert "# Not confirmed: it was no candidate of `sweeps confirm`, where trial 1 came first." in head
     assert about["confirmed"] is False
+
+
+def test_what_came_first_on_fresh_seeds_is_exported(studied: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    head, about = exported(capsys)
+    assert head.startswith("# Trial 3 of the sweep `s`: the best of 5 complete trials.")
+    assert about["confirmed"] is False
+    said = refusal(main, capsys, "export", "s", "--pick", "confirmed").err
+    assert "--pick confirmed: sweep `s` was not confirmed yet: sweeps confirm s" in said
+    concluded(studied)
+    for options in ((), ("--pick", "confirmed")):
+        head, about = exported(capsys, *options)
+        assert head.startswith("# Trial 1 of the sweep `s`: first on fresh seeds, one of 5 complete trials.")
+        assert about["confirmed"] is True
 
 
 @pytest.mark.parametrize(
@@ -222,7 +235,7 @@ def test_a_pick_that_is_not_better(
     studied: Sweep, capsys: pytest.CaptureFixture[str], right: Callable[[int, str], int], verdict: str
 ) -> None:
     concluded(studied, Eyes(right))
-    head, about = exported(capsys, "trial:1")
+    head, about = exported(capsys, "--pick", "trial:1")
     assert "# Not confirmed: joint" in head
     assert verdict in head
     assert about["confirmed"] is False

@@ -103,8 +103,9 @@ def test_tracking_and_export_know(home: Home, confirmed: dict[str, Any], output:
     (parent,), _ = home.runs("small")
     client = MlflowClient(tracking_uri=f"sqlite:///{home.folder / 'mlflow.db'}")
     assert {"confirm.json", "confirm.md"} <= {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert f"next: sweeps export small --pick trial:{confirmed['pick']} -o best.yaml" in output
-    text = home.call("sweeps", "export", "small", "--pick", f"trial:{confirmed['pick']}")
+    assert "next: sweeps export small -o best.yaml" in output
+    text = home.call("sweeps", "export", "small")
+    assert text.startswith(f"# Trial {confirmed['pick']} of the sweep `small`: first on fresh seeds, one of ")
     assert "fresh seeds; trial" in text.partition("\n\n")[0]
     assert "not confirmed on fresh seeds" not in text
 

@@ -182,8 +182,8 @@ def test_a_knee_is_not_on_the_wrong_side() -> None:
 @pytest.mark.parametrize(
     ("pick", "message"),
     [
-        ("worst", "--pick worst: must be best, knee, trial:N or a condition, such as 'original_topk>=0.85'"),
-        ("original_topk>0.85", "--pick original_topk>0.85: must be best, knee, trial:N or a condition"),
+        ("worst", "--pick worst: must be confirmed, best, knee, trial:N or a condition, such as 'original_topk>=0.85'"),
+        ("original_topk>0.85", "--pick original_topk>0.85: must be confirmed, best, knee, trial:N or a condition"),
         ("original_topk>=0.95", "none is so; original_topk goes from 0.5000 to 0.9000"),
         ("original_topk>=high", "`high` must be a number, such as 0.85"),
         ("original_topk>=nan", "`nan` must be a number, such as 0.85"),
@@ -193,7 +193,7 @@ def test_a_knee_is_not_on_the_wrong_side() -> None:
         ),
         ("trial:7", "--pick trial:7: no such trial; there are 0 to 6"),
         ("trial:6", "--pick trial:6: is failed; a complete trial is needed"),
-        ("trial:x", "must be best, knee, trial:N"),
+        ("trial:x", "must be confirmed, best, knee, trial:N"),
     ],
 )
 def test_each_wrong_pick(capsys: pytest.CaptureFixture[str], pick: str, message: str) -> None:

@@ -16,11 +16,12 @@ import pytest
 
 import senet.mounts
 from senet.errors import InputError
+from senet.home import copy_of
 from senet.mounts import kind_of_share
 from sweeps.cli import main
 from sweeps.config import validate_recipe
 from sweeps.journal import open_journal
-from sweeps.storage import database_lock, storage_file
+from sweeps.storage import check_bucket, database_lock, storage_file, tracking_uri
 from sweeps.sweep import Sweep, create_sweep
 from tests.conftest import merged, refusal
 from tests.sweeps.postgres import PASSWORD, Postgres
@@ -258,3 +259,51 @@ class TestTheLockInADatabase:
         said = f"`search.storage`: {theirs}: permission denied for function pg_try_advisory_lock$"
         with pytest.raises(InputError, match=said), database_lock(theirs, "x", alone=True):
             pass
+
+
+@pytest.mark.parametrize(
+    ("storage", "data", "message"),
+    [
+        (None, "s3://b/d", "`search.storage`: SWEEPS_HOME is the bucket s3://b/h, where no ledger can lie"),
+        ("postgresql://h/d", "pets", "`data`: .* must find the data set in one: s3://bucket/pets"),
+        ("postgresql://h/d", "file:///x/pets", "`data`: .* must find the data set in one: s3://bucket/pets"),
+    ],
+)
+def test_what_cannot_be_kept_in_a_bucket(storage: str | None, data: str, message: str) -> None:
+    check_bucket(None, storage, data)
+    check_bucket("s3://b/h", "postgresql://h/d", "breeds")
+    with pytest.raises(InputError, match=message):
+        check_bucket("s3://b/h", storage, data)
+
+
+def test_the_tracking_of_a_bucket_is_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path))
+    home = copy_of("s3://b/h")
+    for uri in (None, f"sqlite:///{tmp_path}/x.db"):
+        if uri is not None:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(InputError, match="MLFLOW_TRACKING_URI: SWEEPS_HOME is the bucket s3://b/h, where no track"):
+            tracking_uri(home)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://tracking.example.org")
+    assert tracking_uri(home) == "https://tracking.example.org"
+
+
+@pytest.mark.parametrize("place", ["s3://", "s3:///", "ftp://host/x", "s3://a::b", "http://host/x"])
+def test_a_home_that_cannot_be(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SWEEPS_HOME", place)
+    monkeypatch.setenv("SWEEPS_CACHE", str(tmp_path / "cache"))
+    said = refusal(main, capsys, "status", "x").err
+    assert "SWEEPS_HOME: must be a folder, s3://bucket/folder or gs://bucket/folder" in said
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", ["a?b", "100%25", "{x}"])
+def test_a_home_that_no_url_can_hold(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SWEEPS_HOME", str(tmp_path / name))
+    said = refusal(main, capsys, "status", "x").err
+    assert f"SWEEPS_HOME: {tmp_path / name}: must be a path without ? % {{ }}" in said
+    assert not (tmp_path / name).exists()
