@@ -40,7 +40,7 @@ def problems(home: Path, name: str, trials: int) -> list[str]:
     for trial in study.trials:
         if trial.number in results and trial.number in by_number:
             found += _differences(trial, results[trial.number], by_number[trial.number], {p["id"] for p in parents})
-    return found + _in_ray(folder / "ray", {trial.number: trial.params for trial in study.trials}) + _twice(study)
+    return found + _in_ray(folder / "ray", study) + _twice(study)
 
 
 def _differences(trial: Any, result: dict[str, Any], run: dict[str, Any], parents: set[str]) -> list[str]:
@@ -96,13 +96,17 @@ def _runs(database: Path, name: str) -> tuple[list[dict[str, Any]], list[dict[st
     return [run for run in found if run["trial"] is not None], [run for run in found if run["trial"] is None]
 
 
-def _in_ray(folder: Path, params: dict[int, dict[str, Any]]) -> list[str]:
+def _in_ray(folder: Path, study: optuna.Study) -> list[str]:
     """Where Ray's sessions do not agree with the study: a trial that is in none, or that has run to its end twice."""
+    params: dict[int, dict[str, Any]] = {trial.number: trial.params for trial in study.trials}
     ended: Counter[int] = Counter()
-    seen = set()
+    seen, spans = set(), []
     found = []
     for path in sorted(folder.glob("session-*/experiment_state-*.json")):
-        for text, runtime in json.loads(path.read_text())["trial_data"]:
+        state = json.loads(path.read_text())
+        # What it tells is from the moment before it was put down.
+        spans.append((state["stats"]["start_time"], path.stat().st_mtime - 1))
+        for text, runtime in state["trial_data"]:
             trial = json.loads(text)
             number = trial["config"]["number"]
             seen.add(number)
@@ -119,9 +123,14 @@ def _in_ray(folder: Path, params: dict[int, dict[str, Any]]) -> list[str]:
                 if at != value:
                     found.append(f"Ray, {path.parent.name}: trial {number}: `{key}` is {at}, in the study {value}")
     found += [f"Ray: trial {number} ended {count} times" for number, count in ended.items() if count > 1]
-    # A session that was killed may not have written down what it had just begun; its folders tell.
+    # Ray writes its state down every ten seconds. A session that was killed may lack what it had begun since then, even
+    # short trials that had ended; the folders tell of some.
     seen |= {int(path.name.removeprefix("trial-")) for path in folder.glob("session-*/trial-*")}
-    return found + [f"Ray: trial {number} was never begun" for number in sorted(set(params) - seen)]
+    for trial in study.trials:
+        begun = trial.datetime_start.timestamp()
+        if trial.number not in seen and (begun >= spans[-1][0] or any(start <= begun <= end for start, end in spans)):
+            found.append(f"Ray: trial {trial.number} was never begun")
+    return found
 
 
 def _twice(study: optuna.Study) -> list[str]:

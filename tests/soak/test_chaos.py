@@ -1,5 +1,6 @@
 """Sweeps killed at random moments, then resumed: every trial once, nothing lost."""
 
+import json
 import random
 import shutil
 import sqlite3
@@ -96,6 +97,15 @@ def _two_sessions_ended_it(copy: Path) -> None:
     shutil.copytree(ray / "session-1", ray / "session-2")
 
 
+def _unknown_to_ray(copy: Path) -> None:
+    ray = copy / "sweeps" / "whole" / "ray"
+    (path,) = ray.glob("session-1/experiment_state-*.json")
+    state = json.loads(path.read_text())
+    state["trial_data"] = [pair for pair in state["trial_data"] if json.loads(pair[0])["config"]["number"] != 3]
+    path.write_text(json.dumps(state))
+    shutil.rmtree(ray / "session-1" / "trial-0003", ignore_errors=True)
+
+
 DAMAGES = [
     (_without_result, "the result files: trials"),
     (_run_left_open, "trial 1: state in the study and of the run"),
@@ -103,4 +113,5 @@ DAMAGES = [
     (_trial_left_running, "trial 3: state in the study and in the result file"),
     (_other_value, "trial 0: objective in the study and in the result file"),
     (_two_sessions_ended_it, "Ray: trial 0 ended 2 times"),
+    (_unknown_to_ray, "Ray: trial 3 was never begun"),
 ]
