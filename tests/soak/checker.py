@@ -7,6 +7,7 @@ It looks at a sweep whose ledger and tracking are sqlite files.
 """
 
 import json
+import math
 import sqlite3
 import sys
 from collections import Counter
@@ -104,8 +105,9 @@ def _in_ray(folder: Path, study: optuna.Study) -> list[str]:
     found = []
     for path in sorted(folder.glob("session-*/experiment_state-*.json")):
         state = json.loads(path.read_text())
+        killed = any(json.loads(text)["status"] in ("PENDING", "RUNNING") for text, _ in state["trial_data"])
         # What it tells is from the moment before it was put down.
-        spans.append((state["stats"]["start_time"], path.stat().st_mtime - 1))
+        spans.append((state["stats"]["start_time"], path.stat().st_mtime - 1 if killed else math.inf))
         for text, runtime in state["trial_data"]:
             trial = json.loads(text)
             number = trial["config"]["number"]
@@ -128,7 +130,8 @@ def _in_ray(folder: Path, study: optuna.Study) -> list[str]:
     seen |= {int(path.name.removeprefix("trial-")) for path in folder.glob("session-*/trial-*")}
     for trial in study.trials:
         begun = trial.datetime_start.timestamp()
-        if trial.number not in seen and (begun >= spans[-1][0] or any(start <= begun <= end for start, end in spans)):
+        told = [end for start, end in spans if start <= begun]
+        if trial.number not in seen and not (told and begun > told[-1]):
             found.append(f"Ray: trial {trial.number} was never begun")
     return found
 
