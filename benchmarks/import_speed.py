@@ -5,8 +5,8 @@
 In every round, one after the other and in processes of their own: (a) all files of both folders opened, converted,
 cropped and scaled with Pillow, in one thread a core; (b) `senet data import` of the same files, from an empty home. The
 import's time is that of the whole call without the search for duplicates, which is given apart. Neither uses JPEG's
-draft mode. Seconds of processor time, the search included, are given beside the clock's. Then the peak
-resident memory, mapped pages included, of an import of many small generated files.
+draft mode. Seconds of processor time, the search included, are given beside the clock's. Then the peak resident memory,
+mapped pages included, of an import of many small generated files.
 """
 
 import argparse

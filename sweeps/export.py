@@ -32,9 +32,14 @@ def export_pick(sweep: Sweep, status: Status, wanted: str | None) -> str:
     known = stored_result(sweep)
     if wanted is None:
         wanted = "confirmed" if known else "knee" if status["objective"]["mode"] == "pareto" else "best"
-    if wanted == "confirmed" and known is None:
-        raise InputError(f"--pick confirmed: sweep `{sweep.name}` was not confirmed yet: sweeps confirm {sweep.name}")
-    picked = pick_trial(status, f"trial:{known['pick']}" if known and wanted == "confirmed" else wanted)
+    asked = wanted
+    if wanted == "confirmed":
+        if known is None:
+            raise InputError(
+                f"--pick {wanted}: sweep `{sweep.name}` was not confirmed yet: sweeps confirm {sweep.name}"
+            )
+        asked = f"trial:{known['pick']}"
+    picked = pick_trial(status, asked)
     confirmed = confirmation(known, picked["params"], sweep.name)
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in picked["metrics"].items())
     over_seeds = {name: picked[name] for name in ("n", "joint_mean", "joint_sd")}
