@@ -3,17 +3,21 @@
     python benchmarks/splits.py CONFIG DATASET [DATASET …] [--output FILE]
 
 The data sets are imports of the same pictures with other `--seed`s. Prints, and writes as JSON, streaming and original
-top-k on both splits, and mean and standard deviation of the differences.
+top-k on both splits, and of the differences the mean, its 95 % interval (Student's t over the splits) and the standard
+deviation.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from scipy.stats import t as student
 
 from senet.config import read_config
 from senet.data.catalogue import obtain_dataset
@@ -43,9 +47,13 @@ def main() -> None:
         key: [row["test"][key] - row["validation"][key] for row in rows]  # type: ignore[index]
         for key in ("streaming_topk", "original_topk", "joint")
     }
-    for key, values in gaps.items():
-        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        print(f"{key}: test − validation {statistics.mean(values):+.4f} ± {spread:.4f} (n={len(values)} splits)")
+    found = {key: _mean(values) for key, values in gaps.items() if len(values) > 1}
+    for key, value in found.items():
+        low, high = value["interval"]
+        print(
+            f"{key}: test − validation {value['mean']:+.4f} (95 %: {low:+.4f} to {high:+.4f}), "
+            f"sd {value['sd']:.4f}, n={len(rows)} splits"
+        )
     if arguments.output is not None:
         result = {
             "command": " ".join(["python", "benchmarks/splits.py", *sys.argv[1:]]),
@@ -54,8 +62,16 @@ def main() -> None:
             "provenance": provenance,
             "splits": rows,
             "test_minus_validation": gaps,
+            "mean_difference": found,
         }
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _mean(values: list[float]) -> dict[str, Any]:
+    """Mean, its 95 % interval, and standard deviation."""
+    mean, sd = statistics.mean(values), statistics.stdev(values)
+    half = float(student.ppf(0.975, len(values) - 1)) * sd / math.sqrt(len(values))
+    return {"mean": mean, "interval": [mean - half, mean + half], "sd": sd}
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from senet.protocols import WITHOUT_STREAMING, for_protocol
 
 Metrics = dict[str, float]
 
+_JUDGED_ON: tuple[Split, ...] = ("validation", "test")
+
 
 def train_final(
     config: TrialConfig,
@@ -94,8 +96,7 @@ def _finished(
 ) -> Model:
     fitted: Calibration | None = None
     results: dict[str, Metrics] = {}
-    splits: tuple[Split, ...] = ("validation", "test")
-    for split in splits:
+    for split in _JUDGED_ON:
         evaluation = Evaluation(config, dataset, split, runtime)
         before = _numbers(evaluation.before(evaluation.scores(_placed(config, base, dataset, runtime))))
         scores = evaluation.scores(_placed(config, streamed.state, dataset, runtime))
@@ -128,8 +129,12 @@ def _finished(
     )
 
 
-def _about(dataset: Dataset) -> dict[str, str]:
-    about = {"name": dataset.name, "fingerprint": dataset.fingerprint}
+def _about(dataset: Dataset) -> dict[str, Any]:
+    images = {
+        split: {"original": len(dataset.base.indices(split)), "streaming": len(dataset.streaming.indices(split))}
+        for split in _JUDGED_ON
+    }
+    about = {"name": dataset.name, "fingerprint": dataset.fingerprint, "images": images}
     return about | ({"split": dataset.split_note} if dataset.split_note else {})
 
 

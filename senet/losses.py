@@ -4,6 +4,7 @@ Shapes: logits (N, C), float; targets (N, C), bool; result: a scalar, the mean o
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,19 +15,35 @@ from senet.config import TrialConfig
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def margin(logits: Tensor, targets: Tensor) -> Tensor:
+def margin(logits: Tensor, targets: Tensor, most: int | None = None) -> Tensor:
     """Hinge between every true and every other label: Σ max(0, 1 − (s_true − s_other)) / C.
 
     It depends on differences of logits alone: adding a number to all logits of an image changes nothing.
+
+    Args:
+        most: no image has more true labels; not given: C. It bounds the work where there is no CPU.
     """
+    # On a GPU two threads of PyTorch's backward kernel write the gradient of a true label without waiting for each
+    # other (pytorch/pytorch#84202): with more than 32 classes it may get lost.
+    if logits.device.type != "cpu":
+        return margin_of_pairs(logits, targets, most)
     # PyTorch wants the true class indices first, then −1: a stable sort of the labels gives both at once.
     truth, order = targets.to(torch.uint8).sort(dim=1, descending=True, stable=True)
     return F.multilabel_margin_loss(logits, torch.where(truth.bool(), order, -1))
 
 
-def margin_sigmoid(logits: Tensor, targets: Tensor) -> Tensor:
+def margin_of_pairs(logits: Tensor, targets: Tensor, most: int | None = None) -> Tensor:
+    """`margin`, computed by elementary operations on (N, most, C)."""
+    truth, order = targets.to(torch.uint8).sort(dim=1, descending=True, stable=True)
+    truth, order = truth[:, :most], order[:, :most]
+    hinges = F.relu(1 - logits.gather(1, order)[:, :, None] + logits[:, None, :])
+    counted = truth.bool()[:, :, None] & ~targets[:, None, :]
+    return (hinges * counted).sum(dim=(1, 2)).mean() / logits.shape[1]
+
+
+def margin_sigmoid(logits: Tensor, targets: Tensor, most: int | None = None) -> Tensor:
     """The margin loss on sigmoids, as the thesis' text can be read too: scores from 0 to 1 never reach the margin."""
-    return margin(torch.sigmoid(logits), targets)
+    return margin(torch.sigmoid(logits), targets, most)
 
 
 def soft_margin(logits: Tensor, targets: Tensor) -> Tensor:
@@ -95,4 +112,12 @@ LOSSES: dict[str, Loss] = {
 
 def loss_of(config: TrialConfig) -> Loss:
     """What a trial minimises: its loss, or softmax cross-entropy in the protocols that the thesis compares with."""
-    return LOSSES[config.loss] if config.protocol == "streaming" else softmax
+    if config.protocol != "streaming":
+        return softmax
+    # No image has more than k labels.
+    most = config.objective.top_k
+    bounded: dict[str, Loss] = {
+        "margin": partial(margin, most=most),
+        "margin_sigmoid": partial(margin_sigmoid, most=most),
+    }
+    return bounded.get(config.loss, LOSSES[config.loss])

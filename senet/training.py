@@ -13,6 +13,7 @@ from senet.final import train_final
 from senet.loop import OnEpoch, Report
 from senet.modelfolder import Model, refuse_existing, save_model
 from senet.phases import TRANSFER
+from senet.uncertainty import standard_error
 
 
 def model_target(home: Path, config: Path, name: str | None) -> Path:
@@ -106,6 +107,12 @@ def print_result(folder: Path, model: Model) -> None:
         shown.append(f"calibration error of all labels {100 * values['calibration_error']:.1f}")
         shown.append(f"of the likeliest {100 * values['top1_calibration_error']:.1f}")
         print(f"{split} (percent, top {k}): {', '.join(shown)}")
+    errors = [
+        f"{name} ± {100 * standard_error(model.metrics['test'][f'{name}_topk'], count):.1f} ({count} images)"
+        for name, count in model.provenance["data"]["images"]["test"].items()
+        if f"{name}_topk" in model.metrics["test"]
+    ]
+    print(f"standard error on the test split: {', '.join(errors)}")
     if note := model.provenance.get("data", {}).get("split"):
         print(note)
     print(f"wrote {folder}; try it: senet predict {folder} IMAGE…")

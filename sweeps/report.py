@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from senet.files import write_atomically
+from senet.uncertainty import standard_error
 from sweeps.analysis import Configuration, Spread, configurations, front, weights_of_first_place
 from sweeps.progress import percent
 from sweeps.space import is_reference
@@ -126,11 +127,6 @@ def first_place(number: int, among: str, interval: Sequence[float], asked: float
 def spread_percent(found: Spread) -> str:
     """A mean in percent, of several values with their standard deviation."""
     return percent(found.mean) + ("" if found.sd is None else f" ± {percent(found.sd)}")
-
-
-def standard_error(fraction: float, count: int) -> float:
-    """Of a fraction of `count` independent images."""
-    return float((fraction * (1 - fraction) / max(1, count)) ** 0.5)
 
 
 def describe_params(params: dict[str, Any]) -> str:

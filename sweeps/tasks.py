@@ -22,7 +22,10 @@ def run_tasks(function: Callable[[Any], None], arguments: Sequence[dict[str, Any
         FailedError: a process died whenever a call was made.
         Exception: whatever a call raises.
     """
-    task = ray.remote(num_cpus=cpu)(function)
+    # A process that has used a GPU keeps to that one, and holds memory there: it makes no second call. Ray sees to that
+    # where a GPU is asked for in the decorator, but here every call has its own share.
+    once = 1 if any(argument["gpu"] for argument in arguments) else 0
+    task = ray.remote(num_cpus=cpu, max_calls=once)(function)
     try:
         ray.get([task.options(num_gpus=argument["gpu"]).remote(argument) for argument in arguments])
     except RayTaskError as error:

@@ -34,6 +34,8 @@ class Duplicates:
 
     groups: npt.NDArray[np.int64]
     """(N,) the number of each picture's group; most are alone in theirs"""
+    base_groups: npt.NDArray[np.int64]
+    """(B,) the same of the base pictures alone: the first of the N, as if there were no others"""
     exact: int
     """pictures whose file has the bytes of an earlier one"""
     near: int
@@ -49,20 +51,23 @@ class Duplicates:
         return sorted(found, key=lambda members: int(members[0]))
 
 
-def find_duplicates(digests: Sequence[str], chunks: Iterable[npt.NDArray[np.uint8]]) -> Duplicates:
+def find_duplicates(digests: Sequence[str], chunks: Iterable[npt.NDArray[np.uint8]], base: int) -> Duplicates:
     """Group N pictures; whoever is like a member of a group belongs to it.
 
     Args:
         digests: (N,) of the files' bytes.
         chunks: the prepared pictures in the same order, uint8 (n, size, size, 3) each.
+        base: how many of them, the first ones, are base pictures.
     """
     start = time.perf_counter()
     same = np.unique(np.array(digests, np.bytes_), return_inverse=True)[1].astype(np.int64)
-    groups = _joined(same, _near_groups(_hashes(chunks)))
+    hashes = _hashes(chunks)
+    groups = _joined(same, _near_groups(hashes))
+    base_groups = _joined(same[:base], _near_groups(hashes[:base]))
     count = len(same)
     exact = count - len(np.unique(same))
     near = count - exact - len(np.unique(groups))
-    return Duplicates(groups, exact, near, time.perf_counter() - start)
+    return Duplicates(groups, base_groups, exact, near, time.perf_counter() - start)
 
 
 def _hashes(chunks: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:

@@ -40,7 +40,7 @@ from senet.errors import InputError
 MIN_SIZE, MAX_SIZE = 16, 1024
 
 # Raised when the same request would give another data set: what was begun before is then not taken up.
-_ALGORITHM = 3
+_ALGORITHM = 4
 _CHUNK_FILES, _CHUNK_BYTES = 64, 16 * 2**20
 _TOGETHER = 8
 _AHEAD_BYTES = 64 * 2**20
@@ -128,7 +128,7 @@ class ImportReport:
                 f"duplicates; duplicates.txt names all (search: {self.duplicate_seconds:.1f} s)"
             )
         if self.unused:
-            lines.append(f"unused: {self.unused} pictures for training that duplicate one of the official test list")
+            lines.append(f"unused: {self.unused} pictures that duplicate pictures of another split")
         return lines + ([self.note] if self.note else [])
 
 
@@ -181,7 +181,7 @@ def _made(workspace: Workspace, request: Request) -> ImportReport:
         digests += _sort_out(listing, journal.outcomes)
         check_listings(request.base, request.streaming, least_pictures(request.split))
     chunks = chain.from_iterable(image_chunks(folder / f"{which}.images.npy") for which in request.sets())
-    duplicates = find_duplicates(digests, chunks)
+    duplicates = find_duplicates(digests, chunks, len(request.base.files))
     return _finish(DatasetWriter(folder), request, duplicates, digests)
 
 
@@ -288,7 +288,7 @@ def _split(request: Request, duplicates: Duplicates, digests: list[str]) -> dict
     if request.split == "official":
         given = [file.name in request.test for file in request.base.files]
         test = np.array(given + [False] * len(request.streaming.files))
-    return split_pictures(request.split, strata, duplicates.groups, digests, request.seed, test)
+    return split_pictures(request.split, strata, duplicates.groups, duplicates.base_groups, digests, request.seed, test)
 
 
 def _manifest_source(request: Request, report: ImportReport) -> dict[str, Any]:

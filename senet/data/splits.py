@@ -6,6 +6,7 @@ official   test is given; of the other base pictures 80 % train, 20 % validate
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -37,6 +38,7 @@ def split_pictures(
     name: SplitName,
     strata: Mapping[SetName, Sequence[str]],
     groups: npt.NDArray[np.int64],
+    base_groups: npt.NDArray[np.int64],
     digests: Sequence[str],
     seed: int,
     test: npt.NDArray[np.bool_] | None = None,
@@ -46,6 +48,8 @@ def split_pictures(
     Args:
         strata: by set, the class or combination of each picture.
         groups: (N,) of the base pictures, then the streaming ones: those of one number are duplicates of each other.
+        base_groups: (B,) of the base pictures alone. A streaming picture that is nearly two of them, which are not each
+            other, joins them in `groups`, and not here.
         digests: (N,) of the pictures' files. They decide the order, so that the same picture is in the same part of
             another data set too, wherever their strata are alike, and whatever is streamed there.
         seed: of that order.
@@ -53,7 +57,8 @@ def split_pictures(
             but that duplicate one of these, are in no part; streaming ones test as well.
 
     Returns:
-        By set, (N,): an index into PARTS, or UNUSED.
+        By set, (N,): an index into PARTS, or UNUSED. Streaming pictures that duplicate base pictures of several parts
+        are in none.
 
     Raises:
         InputError: a class or combination has too few pictures that are no duplicates of each other.
@@ -62,18 +67,26 @@ def split_pictures(
     shares = {f"{which} `{stratum}`": SHARES[name][which] for which, part in strata.items() for stratum in part}
     keys = np.array([hashlib.sha256(f"{seed} {digest}".encode()).hexdigest() for digest in digests], np.str_)
     split = np.full(len(names), UNUSED, np.uint8)
-    base = np.arange(len(names)) < len(strata["base"])
+    base = np.arange(len(names)) < len(base_groups)
     tied = np.zeros(len(names), np.bool_)
     if test is not None:
-        tied = np.isin(groups, groups[test])
-        split[test | (tied & ~base)] = _TEST
-    split[base & ~tied] = _stratified(base & ~tied, names, shares, groups, keys, split)
-    # Streaming pictures go where the base pictures are that they duplicate: those do not depend on them.
-    part_of = dict(zip(groups[base].tolist(), split[base].tolist(), strict=True))
-    follows = np.flatnonzero(~base & ~tied & np.isin(groups, groups[base]))
-    split[follows] = [part_of[group] for group in groups[follows].tolist()]
-    split[~base & ~tied] = _stratified(~base & ~tied, names, shares, groups, keys, split)
-    _check_filled(split, names, shares, groups, tied)
+        tied[base] = np.isin(base_groups, base_groups[test[base]])
+        tied[~base] = np.isin(groups[~base], groups[test])
+        split[test] = _TEST
+    # The base pictures' parts do not depend on what is streamed.
+    alone = np.concatenate([base_groups, groups[~base]])
+    split[base & ~tied] = _stratified(base & ~tied, names, shares, alone, keys, split)
+    # Streaming pictures go where the base pictures are that they duplicate, or nowhere if those are in several parts.
+    parts_of = defaultdict[int, set[int]](set)
+    for group, part in zip(groups[base].tolist(), split[base].tolist(), strict=True):
+        parts_of[group] |= {part} - {UNUSED}
+    follows = np.flatnonzero(~base & np.isin(groups, groups[base]))
+    found = [parts_of[group] for group in groups[follows].tolist()]
+    split[follows] = [min(parts) if len(parts) == 1 else UNUSED for parts in found]
+    free = ~base & ~tied
+    free[follows] &= split[follows] != UNUSED
+    split[free] = _stratified(free, names, shares, groups, keys, split)
+    _check_filled(split, names, shares, alone, tied)
     return {"base": split[base], "streaming": split[~base]}
 
 

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
 from scipy.stats import t as student
 
 REPLICATES = 10_000
@@ -29,9 +28,9 @@ def paired_interval(original: Differences, streaming: Differences, weight: float
     are judged on the same pictures, so that their errors on a picture go together (the pigeonhole bootstrap, Owen 2007,
     The Annals of Applied Statistics 1(2), 386–411).
 
-    The percentiles of the replicates are those of a normal distribution, however few the seeds: both are drawn away
-    from the mean as Student's t asks for, with degrees of freedom after Satterthwaite (1946): S − 1 where the luck of
-    the seeds is all, many where the pictures are.
+    Of the replicates the variance counts: percentiles of two or three seeds drawn from themselves say little. The
+    interval is Student's t, with degrees of freedom after Satterthwaite (1946): S − 1 where the luck of the seeds is
+    all, many where the pictures are.
 
     Args:
         original: (S, N) first − second of the hits (0 or 1) of every seed on the base pictures; two seeds or more.
@@ -51,15 +50,10 @@ def paired_interval(original: Differences, streaming: Differences, weight: float
         replicates.append(np.average([*parts], axis=0, weights=[weight, 1 - weight]))
     found = np.concatenate(replicates)
     by_seed = weight * original.mean(axis=1) + (1 - weight) * streaming.mean(axis=1)
-    mean, stretch = by_seed.mean(), _stretch(by_seed.var(ddof=1) / count, found.var(), count)
-    low, high = mean + stretch * (np.quantile(found, [0.025, 0.975]) - mean)
-    return Interval(float(mean), float(low), float(high))
-
-
-def _stretch(of_seeds: float, whole: float, count: int) -> float:
-    """How much wider than a normal distribution's an interval is, given the variance that `count` seeds have in it."""
+    mean, of_seeds, whole = float(by_seed.mean()), by_seed.var(ddof=1) / count, found.var()
     freedom = (count - 1) * (whole / of_seeds) ** 2 if of_seeds else np.inf
-    return float(student.ppf(0.975, max(count - 1, freedom)) / norm.ppf(0.975))
+    half = float(student.ppf(0.975, max(count - 1, freedom)) * np.sqrt(whole))
+    return Interval(mean, mean - half, mean + half)
 
 
 def _resampled(differences: Differences, seeds: Differences, rng: np.random.Generator) -> Differences:

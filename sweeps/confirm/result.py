@@ -150,8 +150,8 @@ def _result(sweep: Sweep, ranking: Sequence[Candidate], measured: Sequence[Measu
             "baseline": _accuracies(measured[baseline], "test", weight),
             "better": _difference(measured[0], measured[baseline], "test", weight) if baseline else None,
         },
-        "interval": f"95 %, pigeonhole bootstrap of seeds and pictures, paired, {REPLICATES} replicates, as wide as "
-        "Student's t",
+        "interval": f"95 %, Student's t with the variance of a pigeonhole bootstrap of seeds and pictures, paired, "
+        f"{REPLICATES} replicates",
         # Nothing on the machines that the trials ran on; other hardware rounds otherwise.
         "largest_deviation_of_a_joint_measured_again": max(deviations),
         "versions": versions(),

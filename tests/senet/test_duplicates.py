@@ -3,7 +3,6 @@
 import io
 import time
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +11,6 @@ from PIL import Image, ImageEnhance
 from senet.data.duplicates import MOST_BITS, find_duplicates
 from senet.data.store import open_dataset
 from tests.senet.photo_folders import Folders, names_of, paint
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> Folders:
-    return Folders(tmp_path)
 
 
 def picture(seed: int, side: int = 96) -> Image.Image:
@@ -41,23 +35,25 @@ def test_pictures_saved_anew_are_found_and_others_are_not() -> None:
         originals[3].convert("L").convert("RGB"),
     ]
     pixels = np.stack([np.asarray(image) for image in originals + changed])
-    found = find_duplicates([str(i) for i in range(44)], [pixels[:30], pixels[30:]])
+    found = find_duplicates([str(i) for i in range(44)], [pixels[:30], pixels[30:]], 40)
     assert [members.tolist() for members in found.members()] == [[i, 40 + i] for i in range(4)]
     assert (found.exact, found.near) == (0, 4)
 
 
 def test_a_chain_is_one_group_and_bytes_count_without_pixels() -> None:
     pixels = np.stack([np.asarray(picture(seed)) for seed in range(4)])
-    found = find_duplicates(["a", "b", "a", "c"], [pixels[[0, 1, 1, 3]]])
+    found = find_duplicates(["a", "b", "a", "c"], [pixels[[0, 1, 1, 3]]], 2)
     # The third file has the bytes of the first (say, decoded otherwise) and the pixels of the second.
     assert found.groups.tolist() == [0, 0, 0, 3]
+    # Without it the first two are strangers, and so they are among base pictures that it does not belong to.
+    assert found.base_groups.tolist() == [0, 1]
     assert (found.exact, found.near) == (1, 1)
 
 
 def test_pictures_without_contrast_are_no_duplicates() -> None:
     pixels = np.stack([np.full((32, 32, 3), shade, np.uint8) for shade in (0, 90, 255)])
-    assert find_duplicates(["a", "b", "c"], [pixels]).groups.tolist() == [0, 1, 2]
-    assert find_duplicates([], []).groups.tolist() == []
+    assert find_duplicates(["a", "b", "c"], [pixels], 3).groups.tolist() == [0, 1, 2]
+    assert find_duplicates([], [], 0).groups.tolist() == []
 
 
 @pytest.mark.slow
@@ -77,7 +73,7 @@ def test_twenty_thousand_are_compared_in_seconds(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("senet.data.duplicates._hashes", lambda chunks: np.packbits(hashes, axis=1))
     tracemalloc.start()
     start = time.perf_counter()
-    found = find_duplicates([str(i) for i in range(20_000)], [])
+    found = find_duplicates([str(i) for i in range(20_000)], [], 20_000)
     assert time.perf_counter() - start < 60
     # Of the two hundred million pairs only a block is held at a time.
     assert tracemalloc.get_traced_memory()[1] < 64 * 2**20

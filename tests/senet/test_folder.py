@@ -17,12 +17,6 @@ from senet.data.store import SPLITS, ImageSet, open_dataset
 from senet.errors import InputError
 from tests.senet.photo_folders import CLASSES, COMBINATIONS, SIZE, Folders, image_of, names_of, paint
 
-
-@pytest.fixture
-def folders(tmp_path: Path) -> Folders:
-    return Folders(tmp_path)
-
-
 # What is taken
 
 

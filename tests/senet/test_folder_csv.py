@@ -1,15 +1,8 @@
 """CSV files of multi-label images that are refused."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.senet.photo_folders import Folders
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> Folders:
-    return Folders(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is said of data sets that lack something: a streaming set, or a test split of their own."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,8 @@ def test_a_single_label_network_can_do_without_streaming_pictures(
     assert main(["train", str(config)]) == 0
     out = capsys.readouterr().out
     assert "test (percent, top 2): base " in out
-    assert "streaming:" not in out.split("test (percent")[1]
+    assert "streaming" not in out.split("test (percent")[1]
+    assert re.search(r"^standard error on the test split: original ± \d+\.\d \(\d+ images\)$", out, re.MULTILINE)
     model = load_model(home / "models" / "alone")
     assert np.isfinite(list(model.metrics["test"].values())).all()
     assert model.metrics["test"]["joint"] == model.metrics["test"]["original_topk"]

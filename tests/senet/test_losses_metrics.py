@@ -33,6 +33,23 @@ def test_margin_is_the_loop(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     assert losses.margin(logits, labels).item() == pytest.approx(total / 40, rel=1e-5)
 
 
+@pytest.mark.parametrize(("classes", "labels"), [(7, 1), (120, 1), (120, 3)])
+def test_margin_of_pairs_is_margin_and_its_gradient(classes: int, labels: int) -> None:
+    torch.manual_seed(0)
+    # Steps of one half: many pairs lie exactly on the margin.
+    logits = (torch.randn(40, classes) * 4).round() / 2
+    chosen = torch.rand(40, classes).argsort(dim=1)[:, :labels]
+    targets = torch.zeros(40, classes, dtype=torch.bool).scatter(1, chosen, True)
+    targets[0] = False
+    results = []
+    for function in (losses.margin, losses.margin_of_pairs):
+        leaf = logits.clone().requires_grad_()
+        value = function(leaf, targets, labels)
+        value.backward()
+        results.append((value.detach(), leaf.grad))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-7)
+
+
 def test_margin_ignores_a_shift_of_an_image(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits, labels = batch
     shifted = logits + torch.arange(40.0)[:, None]

@@ -71,7 +71,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
 def small() -> TrialConfig:
     """As few steps as tell one epoch from the next; shapes alone take their time."""
     base, streaming = {"epochs": 2, "batch_size": 60}, {"epochs": 1, "batch_size": 60}
-    changes = {"loss": "soft_margin", "augment": {"colour": 0.4}, "base": base, "streaming": streaming}
+    changes = {"augment": {"colour": 0.4}, "base": base, "streaming": streaming}
     return parse_trial(merged(TINY_TRIAL, changes | {"model": {"width": 4}}), "test")
 
 

@@ -9,19 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from senet.data.splits import SplitName, least_pictures, split_pictures
-from senet.data.store import PARTS, UNUSED
+from senet.data.store import PARTS, UNUSED, SetName
 from senet.errors import InputError
 
 
 def split_of(
     base: list[str], streaming: list[str], groups: list[int] | None = None, name: SplitName = "default", seed: int = 0,
-    test: list[bool] | None = None, digests: list[str] | None = None,
+    test: list[bool] | None = None, digests: list[str] | None = None, base_groups: list[int] | None = None,
 ) -> npt.NDArray[np.uint8]:  # fmt: skip
     """Parts of the base pictures, then the streaming ones."""
     together = np.arange(len(base) + len(streaming)) if groups is None else np.array(groups)
     given_test = None if test is None else np.array(test)
     digests = [f"{i} {stratum}" for i, stratum in enumerate(base + streaming)] if digests is None else digests
-    found = split_pictures(name, {"base": base, "streaming": streaming}, together, digests, seed, given_test)
+    alone = together[: len(base)] if base_groups is None else np.array(base_groups)
+    strata: dict[SetName, list[str]] = {"base": base, "streaming": streaming}
+    found = split_pictures(name, strata, together, alone, digests, seed, given_test)
     return np.concatenate([found["base"], found["streaming"]])
 
 
@@ -90,6 +92,25 @@ def test_base_pictures_do_not_move_when_streaming_ones_duplicate_them() -> None:
     np.testing.assert_array_equal(disturbed[:100], undisturbed[:100])
     np.testing.assert_array_equal(disturbed[100:120], undisturbed[:20])
     assert np.bincount(disturbed[100:]).tolist() == [24, 8, 8]
+
+
+@pytest.mark.parametrize("name", ["default", "thesis"])
+def test_a_streaming_picture_that_is_nearly_two_base_pictures_moves_neither(name: SplitName) -> None:
+    base, streaming = ["a"] * 20, ["a+b"] * 20
+    undisturbed = split_of(base, streaming, name=name)
+    where: dict[int, set[int]] = {}
+    for i in range(20):
+        for j in range(i):
+            groups = [*range(20), *range(20, 40)]
+            groups[i] = groups[39] = groups[j]
+            split = split_of(base, streaming, groups, name=name, base_groups=[*range(20)])
+            np.testing.assert_array_equal(split[:20], undisturbed[:20])
+            same = split[i] == split[j]
+            assert split[39] == (split[i] if same else UNUSED)
+            assert UNUSED not in split[:39]
+            where.setdefault(int(same), set()).add(int(split[39]))
+    assert UNUSED in where[0]
+    assert len(where[1]) > 1
 
 
 def test_the_official_split_keeps_the_test_list_and_no_duplicate_of_it_trains() -> None:

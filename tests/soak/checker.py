@@ -105,16 +105,14 @@ def _in_ray(folder: Path, study: optuna.Study) -> list[str]:
     found = []
     for path in sorted(folder.glob("session-*/experiment_state-*.json")):
         state = json.loads(path.read_text())
-        killed = any(json.loads(text)["status"] in ("PENDING", "RUNNING") for text, _ in state["trial_data"])
+        trials = [(json.loads(trial), json.loads(runtime)) for trial, runtime in state["trial_data"]]
+        killed = any(trial["status"] in ("PENDING", "RUNNING") for trial, _ in trials)
         # What it tells is from the moment before it was put down.
         spans.append((state["stats"]["start_time"], path.stat().st_mtime - 1 if killed else math.inf))
-        for text, runtime in state["trial_data"]:
-            trial = json.loads(text)
+        for trial, runtime in trials:
             number = trial["config"]["number"]
             seen.add(number)
-            ended[number] += trial["status"] == "TERMINATED" and (
-                json.loads(runtime)["last_result"].get("phase") == "end"
-            )
+            ended[number] += trial["status"] == "TERMINATED" and runtime["last_result"].get("phase") == "end"
             if number not in params:
                 found.append(f"Ray, {path.parent.name}: trial {number} is not in the study")
                 continue

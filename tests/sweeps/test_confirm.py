@@ -358,11 +358,12 @@ def test_pictures_alone_and_seeds_alone_give_their_known_width() -> None:
     found = paired_interval(pictures, np.zeros((6, 10)), 1.0)
     expected = 2 * 1.96 * pictures[0].std() / 400**0.5
     assert found.high - found.low == pytest.approx(expected, rel=0.05)
-    seeds = np.repeat(rng.normal(size=(30, 1)), 50, axis=1)
-    found = paired_interval(np.zeros((30, 10)), seeds, 0.0)
-    expected = 2 * student.ppf(0.975, 29) * seeds[:, 0].std(ddof=1) / 30**0.5
-    assert found.high - found.low == pytest.approx(expected, rel=0.05)
-    assert found == paired_interval(np.zeros((30, 10)), seeds, 0.0), "the same every time"
+    for count in (2, 3, 30):
+        seeds = np.repeat(rng.normal(size=(count, 1)), 50, axis=1)
+        found = paired_interval(np.zeros((count, 10)), seeds, 0.0)
+        expected = 2 * student.ppf(0.975, count - 1) * seeds[:, 0].std(ddof=1) / count**0.5
+        assert found.high - found.low == pytest.approx(expected, rel=0.05)
+        assert found == paired_interval(np.zeros((count, 10)), seeds, 0.0), "the same every time"
 
 
 @pytest.mark.parametrize("luck", [0.0, 0.02, 0.06])
