@@ -9,8 +9,7 @@ from senet.command import Parser, run_command
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`; returns the exit code."""
-    arguments = _parser().parse_args(argv)
-    return run_command("senet", lambda: _dispatch(arguments))
+    return run_command("senet", lambda: _dispatch(_parser().parse_args(argv)))
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:

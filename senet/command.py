@@ -2,6 +2,8 @@
 
 import argparse
 import errno
+import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -23,6 +25,7 @@ class Parser(argparse.ArgumentParser):
 def run_command(program: str, action: Callable[[], int]) -> int:
     """Run a command's action; turn what a user can cause into one line and an exit code."""
     try:
+        _make_writable()
         return action()
     except BrokenPipeError:
         # The reader of a pipe has left: there is nobody to tell.
@@ -47,6 +50,15 @@ def run_command(program: str, action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 1
+
+
+def _make_writable() -> None:
+    """Let nothing fail for its output: one that is closed, or whose encoding lacks a character."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 It stays open until the process ends.
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def confirmed(question: str, yes: bool) -> bool:

@@ -51,7 +51,9 @@ def import_dataset(arguments: Namespace) -> int:
     target = dataset_folder(home(), check_name(arguments.name, "the data set's name"))
     report = import_folders(target, arguments.base, arguments.stream, **_import_options(arguments))
     print("\n".join(report.lines()))
-    print(f"wrote {target}; search on it: sweeps run photos --set data={arguments.name}")
+    # The recipe's three of three classes would always be right.
+    fewer = " --set objective.top_k=2" if report.classes == 3 else ""
+    print(f"wrote {target}; search on it: sweeps run photos --set data={arguments.name}{fewer}")
     return 0
 
 

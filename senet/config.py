@@ -120,7 +120,7 @@ class ModelConfig(Config):
 class BaseConfig(Config):
     """The base phase: single-label images, from scratch."""
 
-    epochs: NonNegativeInt = 15
+    epochs: Annotated[int, Field(ge=0, le=100_000)] = 15
     """passes over the base training images; 0 needs `model.initial`, which is then the base"""
     batch_size: Annotated[int, Field(ge=2)] = 100
     """images a step; an incomplete last batch is left out"""
@@ -144,7 +144,7 @@ class BaseConfig(Config):
 class StreamingConfig(Config):
     """The streaming phase: multi-label images alone, on top of a base."""
 
-    epochs: NonNegativeInt = 4
+    epochs: Annotated[int, Field(ge=0, le=100_000)] = 4
     """passes over the streaming training images, in each stage; 0: the base stays as it is"""
     stages: PositiveInt = 1
     """streams one after the other: the combinations of labels are shared out among so many"""

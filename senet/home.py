@@ -21,9 +21,11 @@ def home() -> Path:
     place = os.environ.get("SWEEPS_HOME") or "mlruns"
     if "://" in place:
         return copy_of(place)
-    folder = Path(place).resolve()
+    folder = Path(place).expanduser().resolve()
     if any(character in str(folder) for character in "?%{}"):
         raise InputError(f"SWEEPS_HOME: {folder}: must be a path without ? % {{ }}: databases below it have URLs")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is no folder, but everything is written below it; set SWEEPS_HOME to another")
     return folder
 
 

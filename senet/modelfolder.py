@@ -119,12 +119,12 @@ def load_model(folder: Path) -> Model:
                 " train it again"
             )
         preprocessing, calibration = described["preprocessing"], described["calibration"]
-        _check_described(described["classes"], preprocessing)
+        _check_described(described["classes"], preprocessing, calibration)
         model = Model(
             config=config,
             classes=tuple(described["classes"]),
             size=preprocessing["size"],
-            policy=POLICIES[POLICIES.index(preprocessing.get("policy", "crop"))],
+            policy=preprocessing.get("policy", "crop"),
             mean=tuple(preprocessing["mean"]),
             std=tuple(preprocessing["std"]),
             state=load_file(folder / _WEIGHTS),
@@ -134,21 +134,32 @@ def load_model(folder: Path) -> Model:
             provenance=described["provenance"],
         )
         model.network()
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+        if not all(value.isfinite().all() for value in model.state.values()):
+            raise ValueError(f"{_WEIGHTS}: there are weights that are no finite numbers")
+    except KeyError as error:
+        raise InputError(f"{folder}: the model folder is damaged: model.json: {error} is missing") from None
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        # PyTorch says in the first line that weights do not fit, and in the next one which.
+        reason = " ".join(str(error).split("\n")[:2]).replace("\t", "")
         raise InputError(f"{folder}: the model folder is damaged: {reason}") from None
     return model
 
 
-def _check_described(classes: Any, preprocessing: Any) -> None:
+def _check_described(classes: Any, preprocessing: Any, calibration: Any) -> None:
     """Raise ValueError where what model.json says cannot be used."""
-    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+    if not (isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)):
         raise ValueError("model.json: `classes` must be a list of names")
     if len(set(classes)) < len(classes):
         raise ValueError("model.json: `classes` names one twice")
     size = preprocessing["size"]
     if type(size) is not int or size < 1:
         raise ValueError(f"model.json: `size` must be a number of pixels, but is {size!r}")
+    policy = preprocessing.get("policy", "crop")
+    if policy not in POLICIES:
+        raise ValueError(f"model.json: `policy` must be one of {', '.join(POLICIES)}, but is {policy!r}")
+    for name in ("scale", "bias"):
+        if type(calibration[name]) is not float or not math.isfinite(calibration[name]):
+            raise ValueError(f"model.json: `{name}` must be a finite number, but is {calibration[name]!r}")
     for name in ("mean", "std"):
         values = preprocessing[name]
         if not (isinstance(values, list) and [type(value) for value in values] == 3 * [float]):

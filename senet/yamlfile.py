@@ -71,5 +71,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read: {reason}") from None
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
-        raise InputError(f"{path}: must hold a mapping of keys to values, but holds {type(value).__name__}")
+        found = "is empty" if value is None else f"holds {type(value).__name__}"
+        raise InputError(f"{path}: must hold a mapping of keys to values, but {found}")
     return value

@@ -21,14 +21,14 @@ _NEVER_JOIN = ("logs", "pause", "status", "stop")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`; returns the exit code."""
-    arguments = _parser().parse_args(argv)
-    arguments.argv = sys.argv[1:] if argv is None else argv
-    return run_command("sweeps", lambda: _dispatch(arguments))
+    return run_command("sweeps", lambda: _dispatch(sys.argv[1:] if argv is None else argv))
 
 
-def _dispatch(arguments: argparse.Namespace) -> int:
+def _dispatch(argv: list[str]) -> int:
     from importlib import import_module
 
+    arguments = _parser().parse_args(argv)
+    arguments.argv = argv
     module, action = arguments.module, arguments.command
     address = getattr(arguments, "address", None)
     if module != "sweeps.submit" and address is not None:
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("name")
     resume.add_argument("--address", help=_JOIN)
 
-    extend = commands.add_parser("extend", help="go on with a finished sweep")
+    extend = commands.add_parser("extend", help="go on with a sweep that has ended, or was interrupted")
     extend.add_argument("name")
     extend.add_argument("--trials", type=int, required=True, help="further trials")
     extend.add_argument("--address", help=_JOIN)
@@ -108,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run(commands: _Commands) -> None:
     run = commands.add_parser("run", help="start a sweep from a recipe")
-    run.add_argument("recipe", help="a bundled recipe's name (quickstart, photos), or a YAML file")
+    run.add_argument(
+        "recipe", help="a bundled recipe's name (quickstart, photos, thesis, thesis-small), or a YAML file"
+    )
     run.add_argument("--name", help="the sweep's name; else the recipe's, with a number if that is taken")
     run.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
                      help="override a key of the recipe, such as search.trials=8; may be repeated")  # fmt: skip

@@ -58,7 +58,7 @@ class BudgetConfig(Config):
 class SearchConfig(Config):
     """How configurations are chosen."""
 
-    trials: PositiveInt = 20
+    trials: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     """trials in all"""
     replicates: PositiveInt = 1
     """with so many seeds every configuration of `enqueue` is tried: the config's, the next one, …; each is a trial"""

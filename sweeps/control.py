@@ -54,7 +54,8 @@ def logs(arguments: Namespace) -> int:
     if result is None:
         print(f"trial {arguments.trial}: running, or interrupted; its last report is above")
         return 0
-    print(f"trial {arguments.trial}: {result['state']}, {result.get('error') or result.get('metrics')}")
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.get("metrics", {}).items())
+    print(f"trial {arguments.trial}: {result['state']}, {result.get('error') or metrics}")
     # One that was tried again keeps what its first attempt failed of.
     if result["state"] == "failed" and (folder / "error.txt").exists():
         print((folder / "error.txt").read_text("utf-8"), end="")

@@ -18,6 +18,7 @@ from sweeps.sweep import Sweep
 
 _COLUMNS = ("joint", "original_topk", "streaming_topk", "base_topk", "retention")
 _SHOWN = 10
+_NARROW = 110
 
 
 def write_report(sweep: Sweep, status: Status) -> list[Path]:
@@ -43,7 +44,10 @@ def print_leaderboard(console: Console, status: Status) -> None:
     table = Table(title=f"{status['name']}: {what} (percent, top {k}; means over n seeds)", title_justify="left")
     for heading in ("", "trial", "n", "joint", "original", "streaming", "base", "retention"):
         table.add_column(heading, justify="right")
-    table.add_column("parameters", overflow="fold")
+    # In a narrow terminal the parameters stand below the table.
+    below = console.width < _NARROW
+    if not below:
+        table.add_column("parameters", overflow="fold")
     ranking = configurations(status["trials"])
     baseline = next((one for one in ranking if one.enqueued), None)
     shown = [*reversed(front(ranking))] if pareto else ranking[:_SHOWN]
@@ -52,8 +56,12 @@ def print_leaderboard(console: Console, status: Status) -> None:
     for one in shown:
         marks = ["best joint" if pareto else "best"] * (one is ranking[0]) + ["baseline"] * (one is baseline)
         marks += ["knee"] * (pareto and one.first["number"] == status["knee"])
-        table.add_row(", ".join(marks), str(one.first["number"]), *_cells(one), describe_params(one.first["params"]))
+        params = [] if below else [describe_params(one.first["params"])]
+        table.add_row(", ".join(marks), str(one.first["number"]), *_cells(one), *params)
     console.print(table)
+    for one in shown if below else []:
+        text = f"trial {one.first['number']}: {describe_params(one.first['params'])}"
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
     console.print(summary(status), soft_wrap=True, markup=False, highlight=False)
 
 

@@ -53,15 +53,15 @@ class BreedsSpec:
     """side of the square pictures, pixels, 16 to 512"""
     seed: int = 0
     difficulty: float = 1.25
-    """scales the variation within a breed, pose, light, background, noise and occlusion; 0 draws clean pictures"""
+    """scales the variation within a breed, pose, light, background, noise and occlusion, 0 (clean pictures) to 10"""
 
     def __post_init__(self) -> None:
-        low = {"breeds": 2, "mixes": 1, "size": 16, "seed": 0, "difficulty": 0}
+        low = {"breeds": 3, "mixes": 1, "size": 16, "seed": 0, "difficulty": 0}
         low |= {f"{split}_per_{kind}": 1 + (split == "train") for split in SPLITS for kind in ("breed", "mix")}
-        high = {"breeds": 200, "mixes": self.breeds * (self.breeds - 1) // 2, "size": 512}
+        high = {"breeds": 200, "mixes": self.breeds * (self.breeds - 1) // 2, "size": 512, "difficulty": 10}
         for option, least in low.items():
             value, most = getattr(self, option), high.get(option, math.inf)
-            if not least <= value <= most or value == math.inf:
+            if not least <= value <= most:
                 wanted = f"at least {least}" if most == math.inf else f"{least} to {most}"
                 raise InputError(f"`{option}` must be {wanted}, but got {value}")
 

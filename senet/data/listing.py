@@ -185,10 +185,17 @@ def _csv_file(root: Path, value: str, where: str) -> tuple[str, str]:
 
 
 def check_listings(bases: Listing, streams: Listing, least: int) -> None:
-    """Raise InputError where too much was skipped, or a class or combination has fewer than `least` pictures.
+    """Raise InputError where too much was skipped, a class or combination has fewer than `least` pictures, or there are
+    no more classes than labels of one picture: whatever is guessed is then right.
 
     What the policy drops is readable.
     """
+    most = max((len(labels) for labels in streams.groups), default=1)
+    if len(bases.groups) <= most:
+        raise InputError(
+            f"{printable(bases.path)}: {len(bases.groups)} class folders, but at least {most + 1} are needed where a "
+            f"picture has {most} labels"
+        )
     skipped, dropped = bases.skipped + streams.skipped, bases.dropped + streams.dropped
     total = len(skipped) + len(dropped) + len(bases.files) + len(streams.files)
     first = "; skipped: " + ", ".join(f"{name} ({reason})" for name, reason in skipped[:3]) if skipped else ""

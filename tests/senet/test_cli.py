@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from senet.cli import main
 from senet.data.store import open_dataset
@@ -122,7 +123,7 @@ def test_wrong_input_is_one_line(config: Path, home: Path, tmp_path: Path, capsy
     assert f"{missing}: no model folder" in line_of(capsys, "predict", missing, "x.png")
     assert f"{missing}: no model folder" in line_of(capsys, "stream", missing, "tiny")
     assert "exists" in line_of(capsys, "data", "breeds", "tiny", *DRAW)
-    assert "`breeds` must be 2 to 200, but got 1" in line_of(capsys, "data", "breeds", "x", "--breeds", "1")
+    assert "`breeds` must be 3 to 200, but got 2" in line_of(capsys, "data", "breeds", "x", "--breeds", "2")
     for command in (["import", "s3://b/x", "--base", missing, "--stream", missing], ["breeds", "s3://b/x"]):
         assert "the data set's name `s3://b/x` must be" in line_of(capsys, "data", *command)
     laughs = tmp_path / "laughs.yaml"
@@ -161,11 +162,28 @@ def test_wrong_input_to_a_model(config: Path, home: Path, tmp_path: Path, capsys
     (folder / "model.json").write_text(described.replace('"format": 2', '"format": 1'))
     message = line_of(capsys, "predict", str(folder), str(text))
     assert f"{folder}: was written by another version (format 1, this one reads 2); train it again" in message
-    for right in ('"size": ', '"mean": [', '"classes": ['):
-        wrong = '"size": 24.5, "was": ' if right == '"size": ' else right + "NaN, "
+    for right, wrong in (
+        ('"size": ', '"size": 24.5, "was": '),
+        ('"mean": [', '"mean": [NaN, '),
+        ('"classes": [', '"classes": [NaN, '),
+        ('"classes": [', '"classes": [], "were": ['),
+        ('"classes": [', '"were": ['),
+        ('"policy": "', '"policy": "un'),
+        ('"scale": ', '"scale": NaN, "was": '),
+    ):
+        assert right in described
         (folder / "model.json").write_text(described.replace(right, wrong, 1))
         message = line_of(capsys, "predict", str(folder), str(text))
         assert f"{folder}: the model folder is damaged: model.json: " in message
     (folder / "model.json").write_text(described)
+    weights = load_file(folder / "weights.safetensors")
+    for change, said in (
+        (lambda value: value / 0, "weights.safetensors: there are weights that are no finite numbers"),
+        (lambda value: value.flatten()[:1], "size mismatch for "),
+    ):
+        save_file({name: change(value) for name, value in weights.items()}, folder / "weights.safetensors")
+        message = line_of(capsys, "predict", str(folder), str(text))
+        assert f"{folder}: the model folder is damaged: " in message
+        assert said in message
     (folder / "weights.safetensors").write_bytes(b"pickle")
     assert f"{folder}: the model folder is damaged" in line_of(capsys, "predict", str(folder), str(text))

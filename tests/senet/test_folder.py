@@ -344,6 +344,12 @@ def test_missing_and_empty_folders_are_refused(folders: Folders) -> None:
     folders.refused(empty, "0 class folders", "at least two")
     paint(empty / "hat" / "x.png", seed=1)
     folders.refused(empty, "1 class folders", "at least two")
+    for i in range(9):
+        paint(empty / "hat" / f"{i}.png", seed=i)
+        paint(empty / "shirt" / f"{i}.png", seed=10 + i)
+    (folders.stream / "shirt+pants").rename(folders.root / "elsewhere")
+    (folders.stream / "pants").rename(folders.root / "elsewhere too")
+    folders.refused(empty, "2 class folders", "at least 3 are needed where a picture has 2 labels")
     folders.base = folders.root / "nowhere"
     folders.refused(folders.root / "nowhere", "no such folder", "one folder a class")
 

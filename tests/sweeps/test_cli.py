@@ -1,5 +1,8 @@
 """The command `sweeps` given wrong input, in an empty home: one line, exit code 2, nothing written."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from sweeps.config import load_recipe, validate_recipe
 from sweeps.sweep import create_sweep
 from tests.conftest import refusal
 from tests.sweeps.commands import RECIPE
+from tests.sweeps.made_up import made_up, result
 
 
 def line_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -29,6 +33,8 @@ def line_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["run", "quickstart", "--set", "space={}"], "`space`: is empty"),
         (["run", "quickstart", "--name", "a/b"], "--name `a/b` must be 1 to 64 letters"),
         (["run", "quickstart", "--name", ""], "--name `` must be 1 to 64 letters"),
+        (["run", "quickstart", "--set", f"search.trials={10**20}"], "`search.trials`: should be less than or equal to"),
+        (["run", "quickstart", "--set", f"config.base.epochs={10**20}"], "`base.epochs`: should be less than or equal"),
         (["run", "."], ".: cannot be read: Is a directory"),
         (["resume", "x"], "no sweep `x`"),
         (["status", "x"], "no sweep `x`"),
@@ -109,5 +115,24 @@ def test_a_home_that_is_a_file(
     file = tmp_path / "file"
     file.write_text("")
     monkeypatch.setenv("SWEEPS_HOME", str(file))
-    assert str(file) in line_of(capsys, "status", "x")
+    for command in (["status", "x"], ["status"], ["run", "quickstart"]):
+        assert f"{file}: is no folder, but everything is written below it" in line_of(capsys, *command)
     assert str(file) in line_of(capsys, "run", "quickstart", "--set", "data=pets")
+
+
+def test_a_home_below_that_of_the_user(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SWEEPS_HOME", "~/mine")
+    create_sweep(tmp_path / "mine", None, "x", validate_recipe(RECIPE, "r"), "f")
+    assert main(["status", "x"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [">&-", "2>&-", "| cat"])
+def test_an_output_that_is_closed_or_lacks_a_character_fails_nothing(home: Path, end: str) -> None:
+    made_up(home, [(1, 0, result(0.5, 0.4)), (1, 1, result(0.6, 0.4))])
+    command = f'"{Path(sys.executable).with_name("sweeps")}" status s {end}'
+    environment = os.environ | {"SWEEPS_HOME": str(home), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    assert ("\\xb1 4.9 (n=2)" in done.stdout) == (end != ">&-")

@@ -35,7 +35,7 @@ RECIPE: dict[str, Any] = {
         ({"serch": {}}, "unknown key `serch`"),
         ({"search": {"trails": 3}}, "unknown key `search.trails`"),
         ({"search": {"trials": "many"}}, "`search.trials`: should be a valid integer, but got 'many'"),
-        ({"search": {"trials": 0}}, "`search.trials`: should be greater than 0, but got 0"),
+        ({"search": {"trials": 0}}, "`search.trials`: should be greater than or equal to 1, but got 0"),
         ({"search": {"sampler": "magic"}}, "`search.sampler`: should be 'tpe', 'gp', 'cmaes', 'nsga2', 'qmc', 'random' or 'grid'"),
         ({"resources": {"gpu": -1}}, "`resources.gpu`: should be greater than or equal to 0, but got -1"),
         ({"objective": {"original_weight": 1.5}}, "`objective.original_weight`: should be less than or equal to 1"),
