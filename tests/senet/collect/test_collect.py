@@ -86,11 +86,11 @@ def test_an_import_takes_what_was_collected(collection: Collection, home: Path, 
     collection.run(
         {"pug+beagle": [{"urls": collection.serve(*range(4))}], "pug": [{"urls": collection.serve(8, 9, 10)}]}
     )
-    for label in ("pug", "beagle"):
+    for label in ("pug", "beagle", "borzoi"):
         folder = tmp_path / "base" / label
         folder.mkdir(parents=True)
         for seed in range(4):
-            (folder / f"{seed}.jpg").write_bytes(picture(100 + seed + len(label)))
+            (folder / f"{seed}.jpg").write_bytes(picture(100 + seed + 10 * len(label)))
     stream = str(collection.out / "mixes")
     assert main(["data", "import", "dogs", "--base", str(tmp_path / "base"), "--stream", stream, "--size", "32"]) == 0
     assert len(open_dataset(home / "datasets" / "dogs").streaming.images) == 7
