@@ -264,28 +264,29 @@ def ui(arguments: Namespace) -> int:
     from sweeps.tracking import connect, failing_clearly
 
     uri = tracking_uri(home())
-    if not is_server(uri):
-        _check_port(arguments.port)
+    port = arguments.port if is_server(uri) else _free_port(arguments.port)
     with failing_clearly(home()):
         _, experiment = connect(home())
     if is_server(uri):
         print(f"tracking UI: {uri.rstrip('/')}/#/experiments/{experiment}/runs")
         return 0
-    address = f"http://127.0.0.1:{arguments.port}/#/experiments/{experiment}/runs"
+    address = f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs"
     print(f"tracking UI of {uri}: {address} (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--host", "127.0.0.1", "--port", str(arguments.port), "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     # The server takes this process's place, so that signals reach it.
     os.execve(sys.executable, command, os.environ | quiet)
 
 
-def _check_port(port: int) -> None:
-    """Raise InputError where nothing can listen at a port of loopback."""
+def _free_port(port: int) -> int:
+    """`port` of loopback, or any that is free for 0. Raises InputError where nothing can listen at it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
+            found: int = probe.getsockname()[1]
+            return found
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or "must be 0 to 65535"
             raise InputError(f"--port {port}: {reason}; choose another port") from None

@@ -260,17 +260,14 @@ def test_the_ui_shows_the_sweep_with_its_nested_trials(tmp_path: Path, browser: 
 
     home = Home(tmp_path / "home")
     track(home.folder, trials=3)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    server = home.start("sweeps", "ui", "--port", str(port))
+    server = home.start("sweeps", "ui", "--port", "0")
     try:
         assert server.stdout is not None
-        (address,) = re.findall(r"http://127\.0\.0\.1:\S+", server.stdout.readline())
+        ((address, port),) = re.findall(r"(http://127\.0\.0\.1:(\d+)\S+)", server.stdout.readline())
 
         def answers() -> bool:
             with socket.socket() as caller:
-                return caller.connect_ex(("127.0.0.1", port)) == 0
+                return caller.connect_ex(("127.0.0.1", int(port))) == 0
 
         wait_for(answers)
         browser.get(address)
