@@ -71,14 +71,14 @@ def in_process(what: str, base: Path, stream: Path, size: int) -> dict[str, floa
 
 
 def draw_files(root: Path, count: int) -> tuple[Path, Path]:
-    """`count` small JPEG files, all different, in two classes and one combination."""
+    """`count` small JPEG files, all different, in three classes and one combination."""
     rng = np.random.default_rng(0)
-    names = ["base/a", "base/b", "stream/a+b"]
+    names = ["base/a", "base/b", "base/c", "stream/a+b"]
     for name in names:
         (root / name).mkdir(parents=True)
     for i in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-        coarse.resize((64, 64), Image.Resampling.BICUBIC).save(root / names[i % 3] / f"{i}.jpg")
+        coarse.resize((64, 64), Image.Resampling.BICUBIC).save(root / names[i % 4] / f"{i}.jpg")
     return root / "base", root / "stream"
 
 

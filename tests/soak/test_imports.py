@@ -97,7 +97,7 @@ def test_mutated_pictures(policy: str) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_imports_of_mutated_pictures(target: Target, seed: int) -> None:
     dice = random.Random(seed)
-    for name in ("base/a", "base/b", "stream/a+b"):
+    for name in ("base/a", "base/b", "base/c", "stream/a+b"):
         folder = target.root / name
         folder.mkdir(parents=True)
         for i in range(60):
