@@ -63,7 +63,10 @@ def find_duplicates(digests: Sequence[str], chunks: Iterable[npt.NDArray[np.uint
     same = np.unique(np.array(digests, np.bytes_), return_inverse=True)[1].astype(np.int64)
     hashes = _hashes(chunks)
     groups = _joined(same, _near_groups(hashes))
-    base_groups = _joined(same[:base], _near_groups(hashes[:base]))
+    # Only where a streaming picture is among them can it have joined base pictures.
+    base_groups = groups[:base].copy()
+    mixed = np.flatnonzero(np.isin(base_groups, groups[base:]))
+    base_groups[mixed] = mixed[_joined(same[mixed], _near_groups(hashes[mixed]))]
     count = len(same)
     exact = count - len(np.unique(same))
     near = count - exact - len(np.unique(groups))
