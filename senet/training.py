@@ -1,7 +1,10 @@
 """From a config file to a model folder, as the commands `senet train` and `sweeps train` do it."""
 
 import shutil
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ def model_folder(home: Path, config: Path, name: str | None) -> Path:
 def train_from_file(path: Path, folder: Path, home: Path, seed: int | None = None) -> Model:
     """Train the config at `path` in full and write the model at `folder`; says on standard output how it goes.
 
-    A training that was stopped goes on from its last epoch.
+    A training that was stopped, by Ctrl-C, SIGTERM or worse, goes on from its last epoch.
 
     Args:
         seed: instead of the config's.
@@ -41,9 +44,31 @@ def train_from_file(path: Path, folder: Path, home: Path, seed: int | None = Non
         config = parse_trial(config.model_dump(mode="json") | {"seed": seed}, "--seed")
     dataset = dataset_of(config, provenance, home)
     check_fits(config, description(dataset), str(path))
-    model = train_to_folder(config, provenance, folder, dataset, make_runtime("auto", config.precision), print_epoch)
+    runtime = make_runtime("auto", config.precision)
+    with _stoppable(progress_folder(folder)):
+        model = train_to_folder(config, provenance, folder, dataset, runtime, print_epoch)
     print_result(folder, model)
     return model
+
+
+@contextmanager
+def _stoppable(progress: Path) -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does; either way it is said where the next call begins, and there as well."""
+    if _has_epochs(progress):
+        print(f"epochs that a stopped call has kept in {progress} are told, not trained again")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if _has_epochs(progress):
+            print("stopped; the same command goes on after the last epoch", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _has_epochs(progress: Path) -> bool:
+    return any(progress.glob("[!.]*.pt"))
 
 
 def dataset_of(config: TrialConfig, provenance: dict[str, Any], home: Path) -> Dataset:

@@ -106,6 +106,8 @@ class ImportReport:
     """further pictures that nearly are what another one is"""
     unused: int = 0
     """pictures in no split, since they duplicate one that is tested on"""
+    conflicts: tuple[tuple[str, str], ...] = ()
+    """(path, reason) of every picture that duplicates one of the same set with other labels"""
     note: str = ""
     """what must be said of the split"""
     duplicate_seconds: float = field(default=0.0, compare=False)
@@ -127,6 +129,7 @@ class ImportReport:
                 f"duplicates: {self.exact_duplicates} exact, {self.near_duplicates} near, each in the split of what it "
                 f"duplicates; duplicates.txt names all (search: {self.duplicate_seconds:.1f} s)"
             )
+        lines += _named(self.conflicts, "labels differ: {} of the duplicates; duplicates.txt names all")
         if self.unused:
             lines.append(f"unused: {self.unused} pictures that duplicate pictures of another split")
         return lines + ([self.note] if self.note else [])
@@ -273,12 +276,25 @@ def _finish(writer: DatasetWriter, request: Request, duplicates: Duplicates, dig
         padded=request.base.padded + request.streaming.padded,
         exact_duplicates=duplicates.exact,
         near_duplicates=duplicates.near,
+        conflicts=tuple(_conflicts(request, duplicates)),
         unused=int(sum((part == UNUSED).sum() for part in splits.values())),
         note=split_note({"split": split}),
         duplicate_seconds=duplicates.seconds,
     )
     writer.finish(request.classes, request.kind, _manifest_source(request, report), split)
     return report
+
+
+def _conflicts(request: Request, duplicates: Duplicates) -> Iterator[tuple[str, str]]:
+    """The pictures of each set that duplicate one of the same set with other labels, and what they duplicate."""
+    places = [(which, file, listing) for which, listing in request.sets().items() for file in listing.files]
+    for members in duplicates.members():
+        first: dict[SetName, tuple[File, str]] = {}
+        for which, file, listing in (places[i] for i in members):
+            name = listing.source.shown(file.name)
+            earlier, shown = first.setdefault(which, (file, name))
+            if earlier.labels != file.labels:
+                yield name, f"is nearly {shown}, or equal"
 
 
 def _split(request: Request, duplicates: Duplicates, digests: list[str]) -> dict[SetName, npt.NDArray[np.uint8]]:

@@ -1,6 +1,8 @@
 """The command `senet` as a person calls it: train, stream, predict, data; and its one-line errors."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -75,21 +77,26 @@ def test_train_stream_predict(config: Path, home: Path, tmp_path: Path, capsys: 
 
 
 @pytest.mark.slow
-def test_a_stopped_training_goes_on(config: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_training_goes_on(
+    config: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import senet.training
 
     def stop(report: dict[str, object]) -> None:
         if report["phase"] == "streaming":
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
 
     assert main(["train", str(config), "--name", "whole"]) == 0
     with monkeypatch.context() as patch:
         patch.setattr(senet.training, "print_epoch", stop)
         assert main(["train", str(config), "--name", "resumed"]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[-2:] == ["stopped; the same command goes on after the last epoch", "senet: interrupted"]
     assert not (home / "models" / "resumed").exists()
     # What is left of a file that was being written when the process was killed.
     (home / "models" / ".resumed.progress" / ".base.pt-1").write_text("half")
     assert main(["train", str(config), "--name", "resumed"]) == 0
+    assert "are told, not trained again" in capsys.readouterr().out.splitlines()[0]
     assert [path.name for path in (home / "models").glob(".*")] == [], "no progress is left"
     whole, resumed = (load_model(home / "models" / name) for name in ("whole", "resumed"))
     assert whole.metrics == resumed.metrics

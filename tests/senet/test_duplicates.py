@@ -90,10 +90,13 @@ def test_duplicates_of_an_import_are_named_and_share_a_split(folders: Folders) -
     report = folders.run(size=48)
     assert (report.exact_duplicates, report.near_duplicates) == (1, 1)
     assert "duplicates: 1 exact, 1 near, each in the split of what it duplicates" in report.lines()[2]
+    copy = folders.base / "shirt" / "copy.png"
+    assert report.conflicts == ((str(copy), f"is nearly {original}, or equal"),)
+    assert "labels differ: 1 of the duplicates; duplicates.txt names all" in report.lines()
     named = (folders.target / "duplicates.txt").read_text().split("\n\n")[0].splitlines()
     assert named == [
         str(original),
-        str(folders.base / "shirt" / "copy.png"),
+        str(copy),
         str(folders.stream / "pants" / "near.jpg"),
     ]
     dataset = open_dataset(folders.target)
