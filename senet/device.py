@@ -11,7 +11,7 @@ from senet.errors import InputError
 
 # What a process takes of a GPU besides its tensors, its context and its kernels: a few hundred MiB, which torch neither
 # counts nor limits.
-CONTEXT_BYTES = 600 * 2**20
+CONTEXT_BYTES = 800 * 2**20
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,12 @@ class Runtime:
     def identity(self) -> dict[str, str | int]:
         """What besides the config decides the bits of a result.
 
-        On a CPU the number of threads and the instruction set change the order of sums.
+        On a CPU the number of threads and the instruction set change the order of sums, on a GPU its libraries do.
+        Where a GPU's memory is short, a convolution is computed in another way, and may round otherwise.
         """
         if self.device.type == "cuda":
-            kind = f"cuda {torch.cuda.get_device_name(self.device)}"
+            libraries = f"cuda {torch.version.cuda}, cudnn {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]
+            kind = f"{torch.cuda.get_device_name(self.device)}, {libraries}"
         else:
             kind = f"{self.device.type} {torch.backends.cpu.get_cpu_capability()} × {torch.get_num_threads()}"
         version = ".".join(torch.__version__.split(".")[:2])

@@ -23,6 +23,9 @@ _OF_MEMORY = (
     "not enough memory",
     "ALLOC_FAILED",
     "ALLOCATION_FAILED",
+    # Handles of libraries take memory that torch neither counts nor limits.
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
     # Convolutions try one algorithm after the other, and keep to themselves what each has died of.
     "unable to find an engine",
 )

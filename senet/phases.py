@@ -28,7 +28,7 @@ TRANSFER = ("backward_transfer", "stage_forgetting")
 """What reports of the streaming phase hold from the second stage on."""
 
 # Raised when the same config would train another base: old bases are then no longer used.
-_ALGORITHM = 4
+_ALGORITHM = 5
 
 
 def base_fingerprint(config: TrialConfig, dataset: Dataset, runtime: Runtime) -> str:

@@ -22,8 +22,9 @@ from senet.errors import out_of_memory
 from senet.loop import Trained, batchnorms
 from senet.models import head_of
 
-# Gradients of single images that are held at a time, in numbers.
-_GRADIENTS = 2**25
+# Gradients of single images that are held at a time, in numbers: on a GPU more of them, whose kernels are launched once
+# for all.
+_GRADIENTS, _GRADIENTS_ON_GPU = 2**25, 2**27
 
 
 class Strategy:
@@ -180,7 +181,8 @@ def importance(config: TrialConfig, state: State, dataset: Dataset, images: Imag
         return {name: value.square().sum(dim=0) for name, value in found.items()}
 
     batches = Batches.of_split(dataset, images, "train", runtime.device)
-    chunk = batches.evaluated(max(1, _GRADIENTS // sum(p.numel() for p in weights.values())))
+    together = _GRADIENTS_ON_GPU if runtime.device.type == "cuda" else _GRADIENTS
+    chunk = batches.evaluated(max(1, together // sum(p.numel() for p in weights.values())))
     sums = {name: torch.zeros_like(p) for name, p in weights.items()}
     with reproducible():
         for pixels, labels in zip(batches.evaluation(chunk), torch.split(batches.labels, chunk), strict=True):

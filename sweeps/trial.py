@@ -146,8 +146,8 @@ def failure(error: Exception) -> str:
 def spoils_process(error: Exception) -> bool:
     """Whether the process can do nothing more on its GPU: each call after such an error fails of it again."""
     text = str(error)
-    # A convolution that found no way does not say of what each one died.
-    if "find an engine" in text:
+    # A convolution that found no way does not say of what each one died, nor a library that could not begin.
+    if "find an engine" in text or "NOT_INITIALIZED" in text:
         return True
     return text.startswith(("CUDA error", "CUDA driver error", "cuDNN error")) and not out_of_memory(error)
 

@@ -54,7 +54,6 @@ class Batches:
         # On the scale of uint8 and for a whole line of pixels: one long subtraction and one division normalise it.
         self._mean = 255 * torch.tensor(dataset.mean, device=device).repeat(self._side)
         self._std = 255 * torch.tensor(dataset.std, device=device).repeat(self._side)
-        self._grey = torch.tensor(_GREY, device=device)
 
     @classmethod
     def of_split(
@@ -141,7 +140,9 @@ class Batches:
             factors: (B, 3) of brightness, contrast and saturation.
         """
         brightness, contrast, saturation = factors.view(-1, 3, 1, 1, 1).unbind(1)
-        grey = (pixels @ self._grey).unsqueeze(3)
+        # As a matrix product it would be one dot product of three numbers for each pixel.
+        red, green, blue = torch.split(pixels, 1, dim=3)
+        grey = _GREY[0] * red + _GREY[1] * green + _GREY[2] * blue
         scale = brightness * contrast
         same = scale * (1 - saturation) * grey + brightness * (1 - contrast) * grey.mean(dim=(1, 2, 3), keepdim=True)
         return pixels.mul_(scale * saturation).add_(same).clamp_(0, 255)

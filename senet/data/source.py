@@ -97,7 +97,9 @@ class Fed:
 def make_source(
     pixels: Pixels, positions: Positions, device: torch.device, place: Place | None = None
 ) -> Resident | Fed:
-    """Images on the device if they take less than half of its free memory, else fed to it.
+    """Images on the device if they take less than a fifth of its free memory, else fed to it.
+
+    A phase holds three splits at once, which together leave half of it to the network.
 
     Args:
         pixels: (M, H, W, 3), may be memory-mapped.
@@ -115,7 +117,7 @@ def _fits(size: int, device: torch.device) -> bool:
     free, total = torch.cuda.mem_get_info(device)
     # A process may be held to a share of the memory.
     own = torch.cuda.get_per_process_memory_fraction(device.index) * total - torch.cuda.memory_allocated(device)
-    return size < min(free, own) // 2
+    return size < min(free, own) // 5
 
 
 def _as_tensor(pixels: Pixels) -> Tensor:

@@ -13,21 +13,6 @@ from senet.config import ModelConfig
 Kernel = tuple[int, int]
 
 
-class Subsample(nn.Module):
-    """Every `stride`-th pixel: with a 1×1 convolution after it, a 1×1 convolution of that stride.
-
-    The strided convolution itself corrupts memory on some CPUs (torch 2.15, channels last, odd batches, two threads).
-    """
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, H/stride, W/stride)."""
-        return x[:, :, :: self.stride, :: self.stride]
-
-
 def convolution(
     channels_in: int, channels: int, kernel: Kernel, stride: Kernel = (1, 1), bias: bool = False
 ) -> nn.Conv2d:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.config import ModelConfig
-from senet.models.layers import Head, Subsample, convolution, filter3x3, initialise, pooled
+from senet.models.layers import Head, convolution, filter3x3, initialise, pooled
 from senet.models.squeeze_excite import Attention
 
 
@@ -16,7 +16,10 @@ def projection(channels_in: int, channels: int, stride: int) -> nn.Module:
     """The shortcut, (N, channels_in, H, W) → (N, channels, H/stride, W/stride): 1×1 where the dimensions change."""
     if stride == 1 and channels_in == channels:
         return nn.Identity()
-    return nn.Sequential(Subsample(stride), convolution(channels_in, channels, (1, 1)), nn.BatchNorm2d(channels))
+    # Every `stride`-th pixel. A strided 1×1 convolution corrupts memory on some CPUs (torch 2.15, channels last, odd
+    # batches, two threads); a slice's gradient is not channels last.
+    chosen = nn.AvgPool2d(1, stride) if stride > 1 else nn.Identity()
+    return nn.Sequential(chosen, convolution(channels_in, channels, (1, 1)), nn.BatchNorm2d(channels))
 
 
 class TwoLayerBlock(nn.Module):

@@ -50,7 +50,7 @@ def test_what_a_process_uses_is_more_than_its_tensors(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-@pytest.mark.parametrize(("free", "share", "place"), [(2000, 1.0, "device"), (2000, 0.05, "host"), (150, 1.0, "host")])
+@pytest.mark.parametrize(("free", "share", "place"), [(2000, 1.0, "device"), (2000, 0.2, "host"), (450, 1.0, "host")])
 def test_images_lie_on_the_gpu_where_they_fit_beside_a_model(
     monkeypatch: pytest.MonkeyPatch, device: str, free: int, share: float, place: str
 ) -> None:

@@ -90,6 +90,9 @@ def test_what_a_trial_failed_of() -> None:
     assert failure(RuntimeError("DefaultCPUAllocator: can't allocate memory: x")).startswith("out of memory: ")
     assert failure(RuntimeError("GET was unable to find an engine to execute this")).startswith("out of memory: ")
     assert failure(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when")).startswith("out of memory: ")
+    unready = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`")
+    assert failure(unready).startswith("out of memory: ")
+    assert spoils_process(unready), "a library that could not begin once does not try again"
     illegal = RuntimeError("CUDA error: an illegal memory access was encountered")
     assert failure(illegal).startswith("error: RuntimeError: CUDA error")
     assert spoils_process(illegal)
