@@ -103,6 +103,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     for option, text in (
         ("breeds", "number of breeds"),
         ("mixes", "number of mixed breeds"),
+        ("skip-mixes", "mixed breeds to leave out first: so many as an earlier data set of this seed has"),
         ("train-per-breed", "training images of a breed"),
         ("validation-per-breed", "validation images of a breed"),
         ("test-per-breed", "test images of a breed"),

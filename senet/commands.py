@@ -167,7 +167,7 @@ def stream(arguments: Namespace) -> int:
     from senet.data.catalogue import obtain_dataset
     from senet.data.store import check_name
     from senet.device import make_runtime
-    from senet.final import stream_model
+    from senet.final import has_base_pictures_of, stream_model
     from senet.modelfolder import load_model, refuse_existing, save_model
     from senet.training import print_epoch, print_result
 
@@ -191,6 +191,12 @@ def stream(arguments: Namespace) -> int:
         save_model(named, streamed)
     folder = named or _save_numbered(arguments.model, streamed)
     print_result(folder, streamed)
+    if not has_base_pictures_of(model, dataset):
+        print(
+            f"warning: the base pictures of `{dataset.name}`, or their split, are not those that {arguments.model} was "
+            "trained on: base and original accuracy are those on other pictures, or on pictures of its training",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -50,7 +50,20 @@ def train_final(
     if config.streaming.ewc:
         base = with_importance(config, base, dataset, runtime)
     streamed = stream(config, base, dataset, runtime, on_epoch, progress and progress / "streaming.pt")
+    provenance = provenance | {"base_pictures": _base_pictures(dataset)}
     return _finished(config, dataset, runtime, base.state, streamed, provenance)
+
+
+def has_base_pictures_of(model: Model, dataset: Dataset) -> bool:
+    """Whether the base pictures of `dataset`, and their split, are those that `model` was trained on: else what is
+    forgotten is measured on others."""
+    return bool(model.provenance.get("base_pictures", _base_pictures(dataset)) == _base_pictures(dataset))
+
+
+def _base_pictures(dataset: Dataset) -> str:
+    """A digest of base pictures and their split; empty for a data set that was never written."""
+    checksums = dataset.manifest.get("checksums", {})
+    return ":".join(checksums[name][:16] for name in ("base.images.npy", "base.split.npy") if name in checksums)
 
 
 def stream_model(

@@ -24,8 +24,9 @@ def home() -> Path:
     folder = Path(place).expanduser().resolve()
     if any(character in str(folder) for character in "?%{}"):
         raise InputError(f"SWEEPS_HOME: {folder}: must be a path without ? % {{ }}: databases below it have URLs")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is no folder, but everything is written below it; set SWEEPS_HOME to another")
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{there}: is no folder, but everything is written below it; set SWEEPS_HOME to another")
     return folder
 
 

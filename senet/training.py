@@ -28,7 +28,11 @@ def model_target(home: Path, config: Path, name: str | None) -> Path:
 
 def model_folder(home: Path, config: Path, name: str | None) -> Path:
     """`models/NAME`, by default named like the config file."""
-    return home / "models" / check_name(name or config.stem, "--name" if name else "the file's name")
+    return (
+        home
+        / "models"
+        / check_name(name or config.stem, "--name" if name else f"{config}: give --name, or the file's name")
+    )
 
 
 def train_from_file(path: Path, folder: Path, home: Path, seed: int | None = None) -> Model:
@@ -121,11 +125,18 @@ def print_epoch(report: Report) -> None:
     )
 
 
+def _bases(model: Model, split: str) -> list[tuple[str, float]]:
+    """Top-k accuracy before anything was streamed, and before the last set was, if that is not the same."""
+    earlier = [streamed["metrics"][split]["base_topk"] for streamed in model.provenance.get("streamed_into", [])]
+    last = model.metrics[split]["base_topk"]
+    return [("base at first", earlier[0]), ("base", last)] if earlier else [("base", last)]
+
+
 def print_result(folder: Path, model: Model) -> None:
     """What the finished model can do, on both splits, and where it is."""
     k = model.config.objective.top_k
     for split, values in model.metrics.items():
-        shown = [f"base {100 * values['base_topk']:.1f}"]
+        shown = [f"{name} {100 * topk:.1f}" for name, topk in _bases(model, split)]
         if "streaming_topk" in values:
             shown.append(f"after streaming: original {100 * values['original_topk']:.1f}")
             shown += [f"streaming {100 * values['streaming_topk']:.1f}", f"joint {100 * values['joint']:.1f}"]

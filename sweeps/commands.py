@@ -271,7 +271,7 @@ def ui(arguments: Namespace) -> int:
         print(f"tracking UI: {uri.rstrip('/')}/#/experiments/{experiment}/runs")
         return 0
     address = f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs"
-    print(f"tracking UI of {uri}: {address} (Ctrl-C ends it)", flush=True)
+    print(f"tracking UI of {uri}: {address} (in a few seconds; Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, field_validator
 
-from senet.config import Config, Fraction, ObjectiveConfig, with_absolute_paths
+from senet.config import Config, Fraction, ObjectiveConfig, TrialConfig, with_absolute_paths
 from senet.data.catalogue import check_data
 from senet.data.store import check_name
 from senet.errors import InputError, first_problem
@@ -310,6 +310,11 @@ def _override(values: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise InputError(f"--set {setting}: must be key=value, such as search.trials=8")
+    first = key.partition(".")[0]
+    if first in TrialConfig.model_fields and first not in Recipe.model_fields:
+        raise InputError(
+            f"--set {setting}: did you mean `config.{key}`, for all trials, or `space.{key}`, to search it?"
+        )
     # A path in the space has dots of its own: it is one key.
     parts = ["space", key.removeprefix("space.")] if key.startswith("space.") else key.split(".")
     for part in parts[:-1]:

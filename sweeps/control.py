@@ -3,6 +3,7 @@
 import json
 import time
 from argparse import Namespace
+from typing import Any
 
 from senet.errors import InputError
 from senet.home import home
@@ -35,6 +36,16 @@ def stop(arguments: Namespace) -> int:
     return 0
 
 
+def _line(report: dict[str, Any]) -> str:
+    """One epoch: where it is, and all its numbers."""
+    epoch = f" epoch {report['epoch']}/{report['epochs']}" if "epoch" in report else ""
+    values = {name: value for name, value in report.items() if name not in ("phase", "epoch", "epochs")}
+    numbers = [
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    ]
+    return f"{report.get('phase')}{epoch}: {', '.join(numbers)}"
+
+
 def logs(arguments: Namespace) -> int:
     """Print a trial's epochs and, if it failed, why."""
     sweep = find_sweep(home(), arguments.name)
@@ -48,7 +59,7 @@ def logs(arguments: Namespace) -> int:
     result = sweep.result(arguments.trial)
     progress = sweep.progress(arguments.trial)
     for report in result.get("history", []) if result is not None else [progress] if progress is not None else []:
-        print(json.dumps(report))
+        print(_line(report))
     for path in sorted(folder.glob("attempt-*.json")):
         print(f"{path.name}: {json.loads(path.read_text()).get('error')}")
     if result is None:

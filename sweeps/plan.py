@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from statistics import median_low
 
 import torch
 
@@ -16,7 +17,9 @@ from sweeps.config import Recipe
 from sweeps.memory import MOST_STREAMS, base_of
 from sweeps.progress import clock
 from sweeps.report import describe_params
-from sweeps.space import Space, describe
+from sweeps.space import Params, Space, describe, whole_values
+
+_EPOCHS = ("base.epochs", "streaming.epochs", "streaming.stages")
 
 # More combinations of a finite space than these are not counted.
 _CELLS = 5000
@@ -29,7 +32,7 @@ def plan(recipe: Recipe, home: Path, name: str, address: str | None = None) -> s
         address: of the cluster that the sweep would join, whose machines are not looked at; None: this machine.
     """
     space = recipe.parsed_space("recipe")
-    config = space.config({})
+    config = space.config(middle_epochs(space))
     data = describe_dataset(home, recipe.data)
     torch.set_num_threads(max(1, min(int(recipe.resources.cpu), os.cpu_count() or 1)))
     runtime = make_runtime("auto" if recipe.resources.gpu else "cpu", config.precision)
@@ -50,21 +53,31 @@ def plan(recipe: Recipe, home: Path, name: str, address: str | None = None) -> s
         f"{which} {part['train']} training, {part['validation']} validation" for which, part in data.counts.items()
     )
     given = len(recipe.enqueue) * recipe.search.replicates
+    tried = f"{given} of them given" if given <= trials else f"the first {trials} of {given} that are given"
     lines = [
         f"sweep {name}: {recipe.description}".rstrip(": "),
         f"data {recipe.data}: {len(data.classes)} classes, {data.size} px; {counts}",
-        f"search: {trials} trials by {recipe.search.sampler}, {given} of them given, {slots} at a time",
+        f"search: {trials} trials by {recipe.search.sampler}, {tried}, {slots} at a time",
         *(f"  {path}: {describe(distribution)}" for path, distribution in space.distributions.items()),
         *(f"  first: {describe_params(entry)}" for entry in recipe.enqueue),
         f"network at its defaults: {network.parameters:,} parameters, {network.flops / 1e6:.1f} MFLOPs and"
         f" {network.activations:,} activations an image forward",
-        f"a base takes about {base:.0f} s, a streaming phase {streaming:.0f} s (measured just now on {device})",
+        f"a base takes about {base:.0f} s, a streaming phase {streaming:.0f} s (measured on {device}, one alone;"
+        " several at a time may slow each other down)",
         f"about {to(str(fewest), str(most))} bases for {trials} trials, as gains turn out: {shared} of training, "
         f"against {alone} if no base were shared",
         *(["no trial fits on this machine: lower `resources`, or join a cluster"] if room < 1 and not joins else []),
         "nothing was started",
     ]
     return "\n".join(lines)
+
+
+def middle_epochs(space: Space) -> Params:
+    """The defaults, but with numbers of epochs from the middle of their ranges or choices."""
+    middle = {
+        path: median_low(whole_values(space.distributions[path])) for path in _EPOCHS if path in space.distributions
+    }
+    return space.only_active(space.defaults() | middle)
 
 
 def to(low: str, high: str) -> str:

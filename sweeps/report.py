@@ -41,7 +41,9 @@ def print_leaderboard(console: Console, status: Status) -> None:
     """The best configurations, or where there are two objectives the front, against the baseline."""
     k, pareto = status["objective"]["top_k"], status["objective"]["mode"] == "pareto"
     what = "front of original against streaming" if pareto else "best configurations"
-    table = Table(title=f"{status['name']}: {what} (percent, top {k}; means over n seeds)", title_justify="left")
+    table = Table(
+        title=f"{status['name']}: {what} (percent; accuracy is top-{k}; means over n seeds)", title_justify="left"
+    )
     for heading in ("", "trial", "n", "joint", "original", "streaming", "base", "retention"):
         table.add_column(heading, justify="right")
     # In a narrow terminal the parameters stand below the table.

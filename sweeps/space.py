@@ -81,7 +81,7 @@ class Space:
         if path is None:
             yield {path: begun[path] for path in self.distributions if path in begun}
             return
-        for value in _values(self.distributions[path]):
+        for value in whole_values(self.distributions[path]):
             yield from self.cells(begun | {path: value})
 
     def base_paths(self) -> list[str]:
@@ -237,11 +237,11 @@ def extremes(distribution: BaseDistribution) -> list[Value]:
 def _tried(distribution: BaseDistribution) -> list[Value]:
     """The values by which a distribution is checked: not the ends alone where some keys take only some between them."""
     if isinstance(distribution, IntDistribution):
-        return [*_values(distribution)[:_MOST_TRIED], distribution.high]
+        return [*whole_values(distribution)[:_MOST_TRIED], distribution.high]
     return extremes(distribution)
 
 
-def _values(distribution: BaseDistribution) -> Sequence[Value]:
+def whole_values(distribution: BaseDistribution) -> Sequence[Value]:
     """All values of a choice or a range of whole numbers."""
     if isinstance(distribution, CategoricalDistribution):
         return [value for value in distribution.choices if value is not None]

@@ -42,6 +42,8 @@ class BreedsSpec:
     """classes, 2 to 200"""
     mixes: int = 8
     """pairs of parents in the streaming set"""
+    skip_mixes: int = 0
+    """so many pairs before them are left out: those of an earlier data set"""
     train_per_breed: int = 60
     """pictures, at least 2; in the other splits at least 1"""
     validation_per_breed: int = 42
@@ -56,9 +58,10 @@ class BreedsSpec:
     """scales the variation within a breed, pose, light, background, noise and occlusion, 0 (clean pictures) to 10"""
 
     def __post_init__(self) -> None:
-        low = {"breeds": 3, "mixes": 1, "size": 16, "seed": 0, "difficulty": 0}
+        low = {"breeds": 3, "mixes": 1, "skip_mixes": 0, "size": 16, "seed": 0, "difficulty": 0}
         low |= {f"{split}_per_{kind}": 1 + (split == "train") for split in SPLITS for kind in ("breed", "mix")}
-        high = {"breeds": 200, "mixes": self.breeds * (self.breeds - 1) // 2, "size": 512, "difficulty": 10}
+        pairs = self.breeds * (self.breeds - 1) // 2
+        high = {"breeds": 200, "mixes": pairs, "skip_mixes": pairs - self.mixes, "size": 512, "difficulty": 10}
         for option, least in low.items():
             value, most = getattr(self, option), high.get(option, math.inf)
             if not least <= value <= most:
@@ -82,7 +85,7 @@ def prepare_breeds(folder: Path, spec: BreedsSpec, replace: bool = False) -> Non
     """Draw the data set `folder`: base pictures (N, size, size, 3) of breeds, streaming ones of mixes.
 
     Pictures are ordered by split, then by breed or mix. Picture i of a breed (or mix) and split does
-    not depend on how many pictures are asked for.
+    not depend on how many pictures are asked for, nor on how many mixes are left out before it.
 
     Args:
         folder: the data set's folder, which appears whole or not at all.
@@ -103,14 +106,15 @@ def prepare_breeds(folder: Path, spec: BreedsSpec, replace: bool = False) -> Non
         "mix_names": [f"{names[a]}+{names[b]}" for a, b in pairs],
     }
     with writing(folder, replace) as writer:
-        _draw_set(writer, "base", spec, looks, [(breed, breed) for breed in range(spec.breeds)])
-        _draw_set(writer, "streaming", spec, looks, pairs)
+        _draw_set(writer, "base", spec, looks, [(breed, breed) for breed in range(spec.breeds)], 0)
+        _draw_set(writer, "streaming", spec, looks, pairs, spec.skip_mixes)
         writer.finish(names, "one object of mixed kind", source, {"name": "drawn", "seed": spec.seed})
 
 
 def _draw_set(
-    writer: DatasetWriter, which: SetName, spec: BreedsSpec, looks: Floats, parents: list[tuple[int, int]]
+    writer: DatasetWriter, which: SetName, spec: BreedsSpec, looks: Floats, parents: list[tuple[int, int]], first: int
 ) -> None:
+    """Draw the pictures of `parents`, the first of which is breed or mix number `first`."""
     kind, purpose = ("breed", _BASE) if which == "base" else ("mix", _STREAMING)
     counts = [getattr(spec, f"{split}_per_{kind}") for split in SPLITS]
     images = writer.create_images(which, sum(counts) * len(parents), spec.size)
@@ -118,7 +122,7 @@ def _draw_set(
     split_of = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), np.array(counts) * len(parents))
     start = 0
     for split, count in enumerate(counts):
-        for group, (a, b) in enumerate(parents):
+        for group, (a, b) in enumerate(parents, first):
             labels[start : start + count, [a, b]] = True
             weights = _litter_weights(spec.seed, group)
             for chunk in _pictures(spec, looks[a], looks[b], weights, count, (purpose, group, split)):
@@ -151,13 +155,13 @@ def _pairs(spec: BreedsSpec) -> list[tuple[int, int]]:
     used = np.zeros(spec.breeds, np.int64)
     taken = np.zeros(len(first), np.bool_)
     chosen: list[tuple[int, int]] = []
-    for _ in range(spec.mixes):
+    for _ in range(spec.skip_mixes + spec.mixes):
         load = used[first] + used[second] + 1000 * np.maximum(used[first], used[second])
         best = int(np.argmin(np.where(taken, np.iinfo(np.int64).max, load)))
         taken[best] = True
         chosen.append((int(first[best]), int(second[best])))
         used[[*chosen[-1]]] += 1
-    return chosen
+    return chosen[spec.skip_mixes :]
 
 
 def _litter_weights(seed: int, mix: int) -> Floats:

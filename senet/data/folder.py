@@ -14,6 +14,7 @@ from senet.data.listing import list_classes, list_combinations
 from senet.data.pictures import printable
 from senet.data.splits import SplitName
 from senet.data.store import MultiLabelKind, Policy
+from senet.errors import InputError
 
 
 def import_folders(
@@ -53,9 +54,11 @@ def import_folders(
     Raises:
         InputError: anything above is not so; a streaming label is no class; fewer than two classes; a class or a
             combination with fewer readable pictures than there are splits; over 5 % of all files skipped; `target`
-            exists.
+            exists; `base` and `stream` are one folder.
     """
     check_options(size, seed)
+    if base.resolve() == stream.resolve():
+        raise InputError(f"{stream}: holds the base pictures; what is streamed lies in a folder or CSV of its own")
     bases = list_classes(base)
     classes = sorted(label for (label,) in bases.groups)
     labels = Labels(classes, aliases)

@@ -94,6 +94,8 @@ class ImportReport:
     classes: int
     combinations: int
     """distinct sets of labels among the streaming pictures"""
+    several: bool = True
+    """whether one of them has more than one label"""
     skipped: tuple[tuple[str, str], ...] = ()
     """(path, reason) of every file that is no readable picture"""
     dropped: tuple[tuple[str, str], ...] = ()
@@ -117,7 +119,8 @@ class ImportReport:
         """A few plain lines for a terminal; the first files that were left out are named."""
         lines = [f"base: {self.base_pictures} pictures of {self.classes} classes"]
         if self.streaming_pictures:
-            lines.append(f"streaming: {self.streaming_pictures} pictures of {self.combinations} combinations")
+            without = "" if self.several else ", none of which has several labels"
+            lines.append(f"streaming: {self.streaming_pictures} pictures of {self.combinations} combinations{without}")
         else:
             lines.append("streaming: none, so that only `protocol: single_label` can use it")
         if self.padded:
@@ -271,6 +274,7 @@ def _finish(writer: DatasetWriter, request: Request, duplicates: Duplicates, dig
         streaming_pictures=len(request.streaming.files),
         classes=len(request.classes),
         combinations=len(request.streaming.groups),
+        several=any(len(labels) > 1 for labels in request.streaming.groups),
         skipped=tuple(request.base.skipped + request.streaming.skipped),
         dropped=tuple(request.base.dropped + request.streaming.dropped),
         padded=request.base.padded + request.streaming.padded,

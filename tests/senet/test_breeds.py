@@ -108,6 +108,17 @@ def test_a_picture_does_not_depend_on_how_many_are_asked_for(tmp_path: Path) -> 
             np.testing.assert_array_equal(one, other[: len(one)])
 
 
+def test_the_mixes_after_those_of_another_data_set(tmp_path: Path) -> None:
+    whole, rest = replace(SMALL, mixes=5), replace(SMALL, mixes=2, skip_mixes=3)
+    a, b = draw(tmp_path / "a", whole), draw(tmp_path / "b", rest)
+    assert b.manifest["source"]["mix_names"] == a.manifest["source"]["mix_names"][3:]
+    np.testing.assert_array_equal(a.base.images, b.base.images)
+    later = (a.streaming.labels[:, None] == np.unique(b.streaming.labels, axis=0)).all(axis=2).any(axis=1)
+    np.testing.assert_array_equal(a.streaming.images[later], b.streaming.images)
+    with pytest.raises(InputError, match="`skip_mixes` must be 0 to "):
+        replace(rest, skip_mixes=300)
+
+
 def test_splits_share_no_picture(tmp_path: Path) -> None:
     images = draw(tmp_path / "a", SMALL).base.images
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)

@@ -50,11 +50,19 @@ def test_train_stream_predict(config: Path, home: Path, tmp_path: Path, capsys: 
 
     # The next mixes, of the same breeds: what was learned before is measured before and after.
     assert main(["data", "breeds", "next", *DRAW, "--seed", "0", "--mixes", "5"]) == 0
+    capsys.readouterr()
     assert main(["stream", str(folder), "next", "--epochs", "3", "--learning-rate", "0.005"]) == 0
+    told = capsys.readouterr()
+    assert (told.err, told.out.count("base at first ")) == ("", 2)
     streamed = load_model(home / "models" / "first-2")
     assert streamed.config.streaming.epochs == 3
     assert streamed.metrics["test"]["streaming_topk"] > streamed.metrics["test"]["base_streaming_topk"]
     assert streamed.provenance["streamed_into"][0]["metrics"] == model.metrics
+
+    # Where the base pictures are others, what was learned before is not measured.
+    assert main(["data", "breeds", "others", *DRAW, "--seed", "1"]) == 0
+    assert main(["stream", str(folder), "others", "--epochs", "1"]) == 0
+    assert "warning: the base pictures of `others`, or their split, are not those" in capsys.readouterr().err
 
     dataset = open_dataset(home / "datasets" / "tiny")
     files, truth = [], []

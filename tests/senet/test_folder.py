@@ -22,7 +22,7 @@ from tests.senet.photo_folders import CLASSES, COMBINATIONS, SIZE, Folders, imag
 
 def test_folders_and_csv_give_the_same_data_set(folders: Folders) -> None:
     report = folders.run()
-    assert report == ImportReport(27, 15, 3, 3, ())
+    assert report == ImportReport(27, 15, 3, 3)
     assert report.lines() == ["base: 27 pictures of 3 classes", "streaming: 15 pictures of 3 combinations"]
     assert folders.run(folders.csv, target="table") == report
 
@@ -333,6 +333,17 @@ def test_a_bad_combination_is_refused(folders: Folders, name: str, part: str) ->
 def test_a_class_name_that_cannot_be_told_apart_is_refused(folders: Folders, name: str) -> None:
     paint(folders.base / name / "x.png", seed=1)
     folders.refused(str(folders.base / name).replace("\n", "\\n"), "without `+` and `;`")
+
+
+def test_base_pictures_are_not_streamed(folders: Folders) -> None:
+    folders.refused(folders.base, "holds the base pictures", stream=folders.base)
+
+
+def test_a_stream_of_single_labels_is_said_to_be_one(folders: Folders) -> None:
+    for name in ("hat", "shirt"):
+        (folders.stream / f"{name}+{'shirt' if name == 'hat' else 'pants'}").rename(folders.stream / name)
+    line = folders.run().lines()[1]
+    assert line == "streaming: 15 pictures of 3 combinations, none of which has several labels"
 
 
 def test_missing_and_empty_folders_are_refused(folders: Folders) -> None:

@@ -247,7 +247,7 @@ def test_a_changed_byte_is_found_when_a_data_set_is_first_opened(
     flip(home / "datasets" / "pets" / name, 129)
     with pytest.raises(InputError) as caught:
         open_dataset(home / "datasets" / "pets")
-    command = "prepare it again: senet data breeds pets --breeds 6 --mixes 3 --train-per-breed 20"
+    command = "prepare it again: senet data breeds pets --breeds 6 --mixes 3 --skip-mixes 0 --train-per-breed 20"
     assert f"the data set is damaged ({name} is not as it was written): {command}" in str(caught.value)
     assert str(caught.value).endswith(" --replace")
     assert str(caught.value) in refusal(main, capsys, "data", "verify", "pets").err

@@ -28,7 +28,7 @@ def line_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["run", "quickstart", "--set", "data=pets"], "no data set `pets`"),
         (["run", "quickstart", "--set", "data=../pets"], "`data`: `../pets` must be 1 to 64 letters"),
         (["run", "quickstart", "--set", "search.trails=3"], "unknown key `search.trails`; did you mean `trials`?"),
-        (["run", "quickstart", "--set", "base.epochs=3"], "unknown key `base`; there are: description, data, config,"),
+        (["run", "quickstart", "--set", "base.epochs=3"], "did you mean `config.base.epochs`, for all trials, or"),
         (["run", "quickstart", "--set", "search.pruning.x=3"], "unknown key `search.pruning.x`; there are: rungs,"),
         (["run", "quickstart", "--set", "space={}"], "`space`: is empty"),
         (["run", "quickstart", "--name", "a/b"], "--name `a/b` must be 1 to 64 letters"),
@@ -114,8 +114,13 @@ def test_a_home_that_is_a_file(
 ) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    monkeypatch.setenv("SWEEPS_HOME", str(file))
-    for command in (["status", "x"], ["status"], ["run", "quickstart"]):
+    for home, command in (
+        (file, ["status", "x"]),
+        (file, ["status"]),
+        (file, ["run", "quickstart"]),
+        (file / "below", ["status"]),
+    ):
+        monkeypatch.setenv("SWEEPS_HOME", str(home))
         assert f"{file}: is no folder, but everything is written below it" in line_of(capsys, *command)
     assert str(file) in line_of(capsys, "run", "quickstart", "--set", "data=pets")
 

@@ -135,6 +135,7 @@ def test_settings_override_any_key() -> None:
         ("data.x=1", "`data` is no group of keys"),
         ("data=[", "--set data=[: line 1 is not valid YAML"),
         ("search.foo=1", "unknown key `search.foo`"),
+        ("base.epochs=1", "did you mean `config.base.epochs`, for all trials, or `space.base.epochs`, to search it?"),
     ):
         with pytest.raises(InputError) as caught:
             load_recipe("quickstart", [wrong])
