@@ -32,7 +32,7 @@ def predict_files(model: Model, files: list[Path], runtime: Runtime) -> list[Pre
     """Predict image files, in their order.
 
     Raises:
-        InputError: a file is missing or no image.
+        InputError: a file is missing, a folder or no image.
     """
     network = model.network().to(runtime.device)
     mean = 255 * torch.tensor(model.mean).view(1, 3, 1, 1)
@@ -41,6 +41,9 @@ def predict_files(model: Model, files: list[Path], runtime: Runtime) -> list[Pre
     for start in range(0, len(files), _BATCH):
         batch = files[start : start + _BATCH]
         pixels = np.empty((len(batch), model.size, model.size, 3), np.uint8)
+        folder = next((file for file in batch if file.is_dir()), None)
+        if folder is not None:
+            raise InputError(f"{folder}: is a folder; name its images: {folder}/*")
         for file, problem in zip(batch, decode_pictures(batch, pixels, model.policy), strict=True):
             if problem:
                 raise InputError(f"{file}: cannot be read as an image: {problem}")

@@ -39,6 +39,9 @@ def _start(recipe: Recipe, name: str, source: str, arguments: Namespace) -> int:
     warm = getattr(arguments, "warm_start", None)
     if warm is not None:
         find_sweep(home(), warm)
+    left = len(recipe.enqueue) - recipe.search.trials
+    if left > 0:
+        _say(console, f"warning: the last {left} configurations of `enqueue` are not tried: `search.trials` is lower")
     if arguments.dry_run:
         from sweeps.plan import plan
 

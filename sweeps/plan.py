@@ -52,12 +52,11 @@ def plan(recipe: Recipe, home: Path, name: str, address: str | None = None) -> s
     counts = "; ".join(
         f"{which} {part['train']} training, {part['validation']} validation" for which, part in data.counts.items()
     )
-    given = len(recipe.enqueue) * recipe.search.replicates
-    tried = f"{given} of them given" if given <= trials else f"the first {trials} of {given} that are given"
+    given = min(trials, len(recipe.enqueue) * recipe.search.replicates)
     lines = [
         f"sweep {name}: {recipe.description}".rstrip(": "),
         f"data {recipe.data}: {len(data.classes)} classes, {data.size} px; {counts}",
-        f"search: {trials} trials by {recipe.search.sampler}, {tried}, {slots} at a time",
+        f"search: {trials} trials by {recipe.search.sampler}, {given} of them given, {slots} at a time",
         *(f"  {path}: {describe(distribution)}" for path, distribution in space.distributions.items()),
         *(f"  first: {describe_params(entry)}" for entry in recipe.enqueue),
         f"network at its defaults: {network.parameters:,} parameters, {network.flops / 1e6:.1f} MFLOPs and"

@@ -158,6 +158,7 @@ def test_wrong_input_to_a_model(config: Path, home: Path, tmp_path: Path, capsys
     text = tmp_path / "text.png"
     text.write_text("no image")
     assert f"{text}: cannot be read as an image" in line_of(capsys, "predict", str(folder), str(text))
+    assert f"{tmp_path}: is a folder; name its images" in line_of(capsys, "predict", str(folder), str(tmp_path))
     assert "exists already" in line_of(capsys, "train", str(config))
     assert "--seed: `seed`: should be less than 2147483648" in line_of(
         capsys, "train", str(config), "--name", "s", "--seed", "3000000000"

@@ -203,5 +203,6 @@ def test_a_dry_run_starts_nothing(status: dict[str, Any], home: Home) -> None:
     assert "about 2 to 3 bases for 8 trials" in out
     assert "parameters" in out
     fewer = home.call("sweeps", "run", str(home.folder / "small.yaml"), "--dry-run", "--set", "search.trials=1")
-    assert "1 trials by tpe, the first 1 of 2 that are given" in fewer
+    assert "warning: the last 1 configurations of `enqueue` are not tried" in fewer
+    assert "1 trials by tpe, 1 of them given" in fewer
     assert sorted(str(path) for path in home.folder.rglob("*")) == before
