@@ -151,8 +151,9 @@ class Driver:
     def reported(self, trial_id: str, report: dict[str, Any]) -> bool:
         """A trial has its base, has finished an epoch, or has left its result. Returns whether it goes on.
 
-        One that has left its result has ended: the next one is assigned while its process is still leaving it, which
-        Ray Tune then gives to the next one. Without one in waiting it would end the process.
+        One that has left its result has ended, and is stopped at once: Ray Tune then has its process at hand when the
+        next one is assigned, before it asks the cluster for another, which it would take back at once. Of what is taken
+        back so soon Ray may lose a part (ray-project/ray#64693), and a larger share then never has room.
         """
         entry = self._live.get(trial_id)
         if entry is None:  # Ray Tune has started an ended trial once more.
@@ -168,6 +169,8 @@ class Driver:
         elif report["phase"] == "end":
             # Without a result it has not ended well: a share may not show it yet.
             self.ended(trial_id, died=True)
+            # Of a process that is about to end nobody shall be given the rest.
+            return bool(report.get("spoilt"))
         else:
             told, epoch = self._reports[entry.number], (report["phase"], report["epoch"])
             # A process that goes on from a checkpoint tells the epochs before it again.

@@ -102,7 +102,7 @@ def _run(assignment: dict[str, Any]) -> None:
     write_atomically(folder / "result.json", json.dumps(result).encode())
     remove_checkpoints(shared, folder)
     shared.pass_on_folder(folder)
-    tune.report({"phase": "end"})
+    tune.report({"phase": "end", "spoilt": spoilt})
     if spoilt:
         # The next trial would be given this process.
         os._exit(1)
