@@ -148,6 +148,8 @@ class RayCluster:
         return plain_environment(self.folder / name) | {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
+            # A process that serves a client of Ray's has half a minute to start, which on a busy machine is too little.
+            "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
             "SWEEPS_HOME": str(self.folder / "shared"),
             "MLFLOW_TRACKING_PASSWORD": LEFT_BEHIND,
         }
