@@ -101,10 +101,10 @@ def test_ray_lets_nobody_in_without_the_token(doors: Doors, program: str, known:
 )
 def test_ray_lets_in_who_has_the_token(doors: Doors, program: str) -> None:
     said = doors.knock(program, "the token")
-    # Ray starts a process for each client that it has let in, which beside other clusters may die at once. Who has no
-    # token never gets so far.
-    let_in = "Starting Ray client server failed" in said if program == _CLIENT else False
-    assert let_in or "\nin " in "\n" + said, said
+    if "Starting Ray client server failed" in said:
+        # He was let in; but Ray gives the process that serves him half a minute to start, which may be too little.
+        said = doors.knock(program, "the token")
+    assert "\nin " in "\n" + said
 
 
 def test_the_dashboard_answers_nobody_without_the_token(doors: Doors) -> None:
