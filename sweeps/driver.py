@@ -169,7 +169,7 @@ class Driver:
         elif report["phase"] == "end":
             # Without a result it has not ended well: a share may not show it yet.
             self.ended(trial_id, died=True)
-            # Of a process that is about to end nobody shall be given the rest.
+            # Stopped, its process would be kept for the next one: a spoilt one is left to end itself.
             return bool(report.get("spoilt"))
         else:
             told, epoch = self._reports[entry.number], (report["phase"], report["epoch"])
