@@ -23,7 +23,7 @@ import torch
 
 from senet.complexity import complexity
 from senet.config import ModelConfig
-from senet.device import make_runtime
+from senet.device import Runtime, make_runtime
 from senet.losses import margin
 from senet.models import build_model
 
@@ -69,6 +69,20 @@ def main() -> None:
     arguments = parser.parse_args()
     runtime = make_runtime(arguments.device, "auto")
     configs = {name: ModelConfig.model_validate({"width": arguments.width} | v) for name, v in VARIANTS.items()}
+    rounds = measure(configs, runtime, arguments)
+    result: dict[str, Any] = {
+        "command": " ".join(["python", "benchmarks/variants.py", *sys.argv[1:]]),
+        "machine": runtime.identity() | {"processor": platform.machine(), "cores": os.cpu_count()},
+        "n": len(rounds),
+        "standard_seconds": statistics.median(one["standard"] for one in rounds),
+        "variants": compare(configs, rounds, arguments.size),
+    }
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(configs: dict[str, ModelConfig], runtime: Runtime, arguments: argparse.Namespace) -> list[dict[str, float]]:
+    """Seconds of a training step of each variant, in rounds of a drawn order each."""
     images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=runtime.device)
     images = images.to(memory_format=torch.channels_last)
     labels = torch.eye(CLASSES, dtype=torch.bool, device=runtime.device)[torch.arange(arguments.batch) % CLASSES]
@@ -90,20 +104,18 @@ def main() -> None:
 
     dice = random.Random(0)
     orders = [dice.sample(list(configs), len(configs)) for _ in range(arguments.rounds + 2)]
-    rounds = [{name: seconds(name) for name in order} for order in orders][2:]
-    counted = {name: complexity(config, CLASSES, arguments.size) for name, config in configs.items()}
-    result: dict[str, Any] = {
-        "command": " ".join(["python", "benchmarks/variants.py", *sys.argv[1:]]),
-        "machine": runtime.identity() | {"processor": platform.machine(), "cores": os.cpu_count()},
-        "n": len(rounds),
-        "standard_seconds": statistics.median(one["standard"] for one in rounds),
-        "variants": {},
-    }
+    return [{name: seconds(name) for name in order} for order in orders][2:]
+
+
+def compare(configs: dict[str, ModelConfig], rounds: list[dict[str, float]], size: int) -> dict[str, Any]:
+    """Each variant's step, arithmetic and parameters as ratios to the standard; they are printed, too."""
+    counted = {name: complexity(config, CLASSES, size) for name, config in configs.items()}
+    standard = counted["standard"]
+    compared = {}
     for name in configs:
         low, median, high = statistics.quantiles([one[name] / one["standard"] for one in rounds], n=4)
         ratio = PUBLISHED[name] / PUBLISHED["standard"] if name in PUBLISHED else None
-        standard = counted["standard"]
-        result["variants"][name] = {
+        compared[name] = {
             "step_ratio": {"median": median, "quartiles": [low, high]},
             "published_epoch_ratio": ratio,
             "flops_ratio": counted[name].flops / standard.flops,
@@ -115,8 +127,7 @@ def main() -> None:
             f"arithmetic {100 * counted[name].flops / standard.flops - 100:+.1f} %, "
             f"parameters {100 * counted[name].parameters / standard.parameters - 100:+.1f} %"
         )
-    if arguments.output is not None:
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    return compared
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
 from senet.command import Parser, run_command
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,12 +76,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     _add_import_options(folders, size=96, policy="crop")
     folders.set_defaults(action="import_dataset")
 
-    collect = commands.add_parser("collect", help="download pictures of mixes, for you to look through")
-    collect.add_argument("spec", type=Path, help="a YAML file: mixes and their sources, see docs/collecting.md")
-    collect.add_argument("--output", type=Path, metavar="DIR", help="the collection; else collected/SPEC below mlruns")
-    collect.add_argument("--choices", type=Path, metavar="FILE",
-                         help="what the contact sheet saved; else choices.json in the collection")  # fmt: skip
-    collect.set_defaults(action="collect")
+    _add_collect(commands)
 
     dogs = commands.add_parser("import-stanford-dogs", help="prepare Stanford Dogs, as it is published")
     dogs.add_argument("path", type=Path, metavar="PATH", help="images.tar, or the folder that holds Images")
@@ -98,6 +96,19 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     copy.add_argument("url", metavar="URL", help="s3://bucket/folder, gs://bucket/folder or file:///folder")
     copy.set_defaults(action="copy_dataset")
 
+    _add_breeds(commands)
+
+
+def _add_collect(commands: _Commands) -> None:
+    collect = commands.add_parser("collect", help="download pictures of mixes, for you to look through")
+    collect.add_argument("spec", type=Path, help="a YAML file: mixes and their sources, see docs/collecting.md")
+    collect.add_argument("--output", type=Path, metavar="DIR", help="the collection; else collected/SPEC below mlruns")
+    collect.add_argument("--choices", type=Path, metavar="FILE",
+                         help="what the contact sheet saved; else choices.json in the collection")  # fmt: skip
+    collect.set_defaults(action="collect")
+
+
+def _add_breeds(commands: _Commands) -> None:
     breeds = commands.add_parser("breeds", help="draw dog breeds and mixes of them")
     breeds.add_argument("name", help="the data set's name")
     for option, text in (

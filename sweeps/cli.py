@@ -63,19 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_submit(commands)
     _add_doctor(commands)
 
-    thesis = commands.add_parser(
-        "thesis", help="run the thesis' own grid, and write its tables beside the published ones"
-    )
-    thesis.add_argument(
-        "--data", help="a prepared data set, for the thesis' own sizes; else a small grid on drawn dogs"
-    )
-    thesis.add_argument(
-        "--name", help="the sweep's name, also to go on with it; else thesis-small, or with --data thesis"
-    )
-    thesis.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
-                        help="override a key of the recipe, such as search.replicates=5; may be repeated")  # fmt: skip
-    thesis.add_argument("--address", help="join the Ray cluster there; else start Ray")
-    thesis.add_argument("--dry-run", action="store_true", help="print what would run; start nothing")
+    _add_thesis(commands)
 
     resume = commands.add_parser("resume", help="go on with an interrupted sweep")
     resume.add_argument("name")
@@ -104,6 +92,22 @@ def _parser() -> argparse.ArgumentParser:
     delete.add_argument("name")
     delete.add_argument("--yes", action="store_true", help="do not ask")
     return parser
+
+
+def _add_thesis(commands: _Commands) -> None:
+    thesis = commands.add_parser(
+        "thesis", help="run the thesis' own grid, and write its tables beside the published ones"
+    )
+    thesis.add_argument(
+        "--data", help="a prepared data set, for the thesis' own sizes; else a small grid on drawn dogs"
+    )
+    thesis.add_argument(
+        "--name", help="the sweep's name, also to go on with it; else thesis-small, or with --data thesis"
+    )
+    thesis.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+                        help="override a key of the recipe, such as search.replicates=5; may be repeated")  # fmt: skip
+    thesis.add_argument("--address", help="join the Ray cluster there; else start Ray")
+    thesis.add_argument("--dry-run", action="store_true", help="print what would run; start nothing")
 
 
 def _add_run(commands: _Commands) -> None:

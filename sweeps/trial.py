@@ -5,8 +5,9 @@ import json
 import os
 import shutil
 import traceback
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
@@ -19,6 +20,9 @@ from sweeps.lease import BaseHeld
 from sweeps.shared import Shared, here
 from sweeps.stages import Stages, stage_seconds
 from sweeps.sweep import ATTEMPT, OF_AN_ATTEMPT, is_set_aside, look_again, remove_checkpoints
+
+if TYPE_CHECKING:
+    from senet.device import Runtime
 
 METRICS = (
     "base_top1",
@@ -152,34 +156,44 @@ def spoils_process(error: Exception) -> bool:
     return text.startswith(("CUDA error", "CUDA driver error", "cuDNN error")) and not out_of_memory(error)
 
 
+def _runtime(share: float, config: TrialConfig) -> "Runtime":
+    """Where the trial computes, held to its share of a GPU."""
+    from senet.device import make_runtime
+
+    # Without a GPU share Ray hides no GPU: the share decides, not what can be seen.
+    runtime = make_runtime("cuda" if share else "cpu", config.precision)
+    runtime.hold_to(share)
+    return runtime
+
+
+def _say(folder: Path, shared: Shared, stages: Stages, report: dict[str, Any]) -> None:
+    report = report | stages.report()
+    write_atomically(folder / "progress.json", json.dumps(report).encode())
+    shared.pass_on_folder(folder)
+    tune.report(report)
+
+
 def _both_phases(
     assignment: dict[str, Any], dataset: Dataset, shared: Shared, stages: Stages, result: dict[str, Any]
 ) -> None:
     """Fill `result` as it comes: a trial that fails while streaming still has its base."""
     # torch is for the worker: the driver, which only names this function, does without it.
-    from senet.device import make_runtime
     from senet.initial import normalised_for
     from senet.phases import stream
     from senet.protocols import for_protocol
     from sweeps.bases import BaseStore
 
-    home, folder = assignment["home"], assignment["folder"]
+    folder = assignment["folder"]
     config = TrialConfig.model_validate(assignment["config"])
     dataset = for_protocol(config, normalised_for(config, dataset))
-    # Without a GPU share Ray hides no GPU: the share decides, not what can be seen.
-    runtime = make_runtime("cuda" if assignment["resources"]["gpu"] else "cpu", config.precision)
-    runtime.hold_to(assignment["resources"]["gpu"])
-    bases = BaseStore(home / "bases")
+    runtime = _runtime(assignment["resources"]["gpu"], config)
+    bases = BaseStore(assignment["home"] / "bases")
     rungs = dict(assignment["rungs"])
     probed = config.model_copy(update={"streaming": StreamingConfig.model_validate(assignment["probe"])})
     trained: list[dict[str, Any]] = []
     result["history"] = trained
 
-    def say(report: dict[str, Any]) -> None:
-        report = report | stages.report()
-        write_atomically(folder / "progress.json", json.dumps(report).encode())
-        shared.pass_on_folder(folder)
-        tune.report(report)
+    say = partial(_say, folder, shared, stages)
 
     def on_base_epoch(report: dict[str, Any]) -> None:
         if report["epoch"] in rungs:
@@ -193,12 +207,11 @@ def _both_phases(
     key, base, reused = bases.obtain(config, dataset, runtime, on_base_epoch, assignment["trainer"])
     ready = {"base_key": key, "base_reused": reused, "seconds_saved": base.seconds if reused else 0.0}
     before = base.history if reused else trained or base.history
-    history = list(before)
-    result |= ready | {"history": history, "environment": runtime.identity()}
+    result |= ready | {"history": list(before), "environment": runtime.identity()}
     say({**base.history[-1], **ready, "phase": "ready"})
 
     def on_streaming_epoch(report: dict[str, Any]) -> None:
-        history.append(report)
+        result["history"].append(report)
         say(report)
 
     with stages.of("streaming"):

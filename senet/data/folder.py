@@ -3,6 +3,12 @@
 BASE/CLASS/x.jpg            one label a picture; BASE/CLASS/ANY/x.jpg as well
 STREAM/A+B/x.jpg            one or more labels a picture, each a class of BASE or an alias of one
 STREAM.csv                  or a table `file,labels` with lines such as `outfits/x.jpg,A;B`
+
+Pictures are turned upright, laid on white, converted to RGB (16-bit grey by its high byte, colour profiles are not
+applied) and fitted to a size by a policy (`senet.data.pictures`). Hidden files are ignored. What cannot be decoded, or
+is a link out of BASE or STREAM, is skipped by name. Beside the arrays, `base.files.txt` and `streaming.files.txt` name
+the file of each picture, and `duplicates.txt` the groups of equal or nearly equal ones (`senet.data.duplicates`), which
+are never in different splits (`senet.data.splits`).
 """
 
 from collections.abc import Sequence
@@ -32,12 +38,7 @@ def import_folders(
 ) -> ImportReport:
     """Prepare a data set from image folders; it appears at `target` whole or not at all.
 
-    Pictures are turned upright, laid on white, converted to RGB (16-bit grey by its high byte, colour profiles are not
-    applied) and fitted to `size` by `policy` (`senet.data.pictures`). Hidden files are ignored. What cannot be decoded,
-    or is a link out of `base` or `stream`, is skipped by name. Beside the arrays, `base.files.txt` and
-    `streaming.files.txt` name the file of each picture, and `duplicates.txt` the groups of equal or nearly equal ones
-    (`senet.data.duplicates`), which are never in different splits (`senet.data.splits`). An import that was killed is
-    taken up by the next one with the same arguments and files.
+    An import that was killed is taken up by the next one with the same arguments and files.
 
     Args:
         target: the folder of the data set.
@@ -65,12 +66,8 @@ def import_folders(
     streams = list_combinations(stream, labels, classes)
     command: list[object] = ["senet", "data", "import", target.name, "--base", base.absolute()]
     command += ["--stream", stream.absolute(), *option_words(size, seed, policy, split, kind, aliases)]
-    source = {
-        "importer": "folders",
-        "base": printable(base.absolute()),
-        "stream": printable(stream.absolute()),
-        "aliases": labels.given,
-    }
+    places = {"base": printable(base.absolute()), "stream": printable(stream.absolute())}
+    source = {"importer": "folders", **places, "aliases": labels.given}
     request = Request(
         base=bases, streaming=streams, classes=classes, kind=kind, size=size, policy=policy, split=split, seed=seed,
         command=tuple(command), source=source,

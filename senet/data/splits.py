@@ -76,18 +76,23 @@ def split_pictures(
     # The base pictures' parts do not depend on what is streamed.
     alone = np.concatenate([base_groups, groups[~base]])
     split[base & ~tied] = _stratified(base & ~tied, names, shares, alone, keys, split)
-    # Streaming pictures go where the base pictures are that they duplicate, or nowhere if those are in several parts.
-    parts_of = defaultdict[int, set[int]](set)
-    for group, part in zip(groups[base].tolist(), split[base].tolist(), strict=True):
-        parts_of[group] |= {part} - {UNUSED}
     follows = np.flatnonzero(~base & np.isin(groups, groups[base]))
-    found = [parts_of[group] for group in groups[follows].tolist()]
-    split[follows] = [min(parts) if len(parts) == 1 else UNUSED for parts in found]
+    split[follows] = _where_they_are(groups[follows], groups[base], split[base])
     free = ~base & ~tied
     free[follows] &= split[follows] != UNUSED
     split[free] = _stratified(free, names, shares, groups, keys, split)
     _check_filled(split, names, shares, alone, tied)
     return {"base": split[base], "streaming": split[~base]}
+
+
+def _where_they_are(
+    wanted: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], parts: npt.NDArray[np.uint8]
+) -> list[int]:
+    """The part in which each of the wanted groups is; UNUSED: in several, or in none."""
+    found = defaultdict[int, set[int]](set)
+    for group, part in zip(groups.tolist(), parts.tolist(), strict=True):
+        found[group] |= {part} - {UNUSED}
+    return [min(found[group]) if len(found[group]) == 1 else UNUSED for group in wanted.tolist()]
 
 
 def _stratified(

@@ -69,13 +69,9 @@ def import_stanford_dogs(
     command += ["--stream", stream.absolute()] if stream else []
     command += ["--lists", lists.absolute()] if lists else []
     command += option_words(size, seed, policy, split, kind, aliases)
-    source = {
-        "importer": "stanford_dogs",
-        "base": printable(path.absolute()),
-        "stream": printable(stream.absolute()) if stream else None,
-        "lists": printable(lists.absolute()) if lists else None,
-        "aliases": labels.given,
-    }
+    given = {"base": path, "stream": stream, "lists": lists}
+    places = {name: printable(place.absolute()) if place else None for name, place in given.items()}
+    source = {"importer": "stanford_dogs", **places, "aliases": labels.given}
     request = Request(
         base=bases, streaming=streams, classes=classes, kind=kind, size=size, policy=policy, split=split, seed=seed,
         command=tuple(command), source=source, test=test,

@@ -174,6 +174,11 @@ def test_wrong_input_to_a_model(config: Path, home: Path, tmp_path: Path, capsys
     assert "side of 32, but the model takes 24" in line_of(capsys, "stream", str(folder), "large")
     main(["data", "breeds", "more", *DRAW, "--breeds", "8"])
     assert "the model does not know the class" in line_of(capsys, "stream", str(folder), "more")
+
+
+def test_a_damaged_model(config: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(config)]) == 0
+    folder, text = home / "models" / "best", tmp_path / "text.png"
     described = (folder / "model.json").read_text()
     (folder / "model.json").write_text(described.replace('"format": 2', '"format": 1'))
     message = line_of(capsys, "predict", str(folder), str(text))

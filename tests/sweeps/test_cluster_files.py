@@ -301,10 +301,8 @@ def head_of_a_job() -> tuple[socket.socket, int]:
     raise AssertionError("no free port")
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(900)
-def test_a_slurm_job_ends_in_time_and_the_next_goes_on(home: Home, tmp_path: Path) -> None:
-    # Slurm's own commands, for an allocation of this machine alone.
+def slurm_of_one(tmp_path: Path) -> Path:
+    """A folder with Slurm's own commands, for an allocation of this machine alone."""
     commands = {
         "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
         "scontrol": f'if [ "$1" = requeue ]; then echo "$2" >>{tmp_path}/requeued; else echo 127.0.0.1; fi',
@@ -314,6 +312,13 @@ def test_a_slurm_job_ends_in_time_and_the_next_goes_on(home: Home, tmp_path: Pat
     for name, body in commands.items():
         (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (programs / name).chmod(0o755)
+    return programs
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_slurm_job_ends_in_time_and_the_next_goes_on(home: Home, tmp_path: Path) -> None:
+    programs = slurm_of_one(tmp_path)
     slow = merged(RECIPE, {"config": {"base": {"epochs": 60}}, "search": {"trials": 3}})
     recipe = str(home.recipe("recipe", **slow))
 
