@@ -1,6 +1,7 @@
 """What each command of `senet` does. torch is imported by the commands that need it."""
 
 import json
+import shutil
 import sys
 from argparse import Namespace
 from contextlib import suppress
@@ -8,12 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.config import read_config
+from senet.config import fingerprint, read_config
 from senet.errors import InputError
 from senet.home import home
 from senet.yamlfile import parse_yaml
 
 if TYPE_CHECKING:
+    from senet.config import StreamingConfig
     from senet.modelfolder import Model
 
 
@@ -163,15 +165,43 @@ def train(arguments: Namespace) -> int:
 
 def stream(arguments: Namespace) -> int:
     """Stream further multi-label images into a model."""
-    from senet.config import parse_trial
     from senet.data.catalogue import obtain_dataset
     from senet.data.store import check_name
     from senet.device import make_runtime
     from senet.final import has_base_pictures_of, stream_model
     from senet.modelfolder import load_model, refuse_existing, save_model
-    from senet.training import print_epoch, print_result
+    from senet.training import print_epoch, print_result, progress_folder, stoppable
 
     model = load_model(arguments.model)
+    streaming = _streaming_config(arguments, model)
+    named = home() / "models" / check_name(arguments.name, "--name") if arguments.name else None
+    if named:
+        refuse_existing(named)
+    dataset = obtain_dataset(home(), arguments.dataset)
+    runtime = make_runtime("auto", model.config.precision)
+    # Without a name others may be streaming into the same model.
+    key = fingerprint([streaming.model_dump(mode="json"), dataset.fingerprint])
+    progress = progress_folder(home() / "models" / f"{arguments.name or arguments.model.resolve().name}-{key}")
+    with stoppable(progress):
+        streamed = stream_model(model, streaming, dataset, runtime, print_epoch, progress)
+    if named:
+        save_model(named, streamed)
+    folder = named or _save_numbered(arguments.model, streamed)
+    shutil.rmtree(progress, ignore_errors=True)
+    print_result(folder, streamed)
+    if not has_base_pictures_of(model, dataset):
+        print(
+            f"warning: the base pictures of `{dataset.name}`, or their split, are not those that {arguments.model} was "
+            "trained on: base and original accuracy are those on other pictures, or on pictures of its training",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _streaming_config(arguments: Namespace, model: "Model") -> "StreamingConfig":
+    """How the model streams, as the command line changes it."""
+    from senet.config import parse_trial
+
     options = {name: getattr(arguments, name) for name in ("learning_rate", "epochs", "distillation")}
     given = {name: value for name, value in options.items() if value is not None}
     values = model.config.model_dump(mode="json")
@@ -181,23 +211,7 @@ def stream(arguments: Namespace) -> int:
             raise InputError(f"--set {setting}: must be key=value, such as l2_sp=0.1")
         given[key] = parse_yaml(text, f"--set {setting}")
     values["streaming"] |= given
-    streaming = parse_trial(values, "command line").streaming
-    named = home() / "models" / check_name(arguments.name, "--name") if arguments.name else None
-    if named:
-        refuse_existing(named)
-    dataset = obtain_dataset(home(), arguments.dataset)
-    streamed = stream_model(model, streaming, dataset, make_runtime("auto", model.config.precision), print_epoch)
-    if named:
-        save_model(named, streamed)
-    folder = named or _save_numbered(arguments.model, streamed)
-    print_result(folder, streamed)
-    if not has_base_pictures_of(model, dataset):
-        print(
-            f"warning: the base pictures of `{dataset.name}`, or their split, are not those that {arguments.model} was "
-            "trained on: base and original accuracy are those on other pictures, or on pictures of its training",
-            file=sys.stderr,
-        )
-    return 0
+    return parse_trial(values, "command line").streaming
 
 
 def predict(arguments: Namespace) -> int:

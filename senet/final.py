@@ -67,11 +67,19 @@ def _base_pictures(dataset: Dataset) -> str:
 
 
 def stream_model(
-    model: Model, streaming: StreamingConfig, dataset: Dataset, runtime: Runtime, on_epoch: OnEpoch
+    model: Model,
+    streaming: StreamingConfig,
+    dataset: Dataset,
+    runtime: Runtime,
+    on_epoch: OnEpoch,
+    progress: Path | None = None,
 ) -> Model:
     """Stream the multi-label images of `dataset` into `model`, which does not see `dataset`'s base images.
 
     The base images only measure what is forgotten.
+
+    Args:
+        progress: a folder that keeps the state after every epoch; None keeps nothing.
 
     Raises:
         InputError: a class of `dataset` is unknown to the model, its images have another size, or the model cannot be
@@ -93,7 +101,7 @@ def stream_model(
     evaluation = Evaluation(config, dataset, "validation", runtime)
     before = evaluation.before(evaluation.scores(_placed(config, model.state, dataset, runtime)))
     base = Trained(model.state, [_numbers(before)], 0.0, model.importance)
-    streamed = stream(config, base, dataset, runtime, on_epoch)
+    streamed = stream(config, base, dataset, runtime, on_epoch, progress and progress / "streaming.pt")
     earlier = model.provenance.get("streamed_into", [])
     provenance = model.provenance | {"streamed_into": [*earlier, {"metrics": model.metrics}]}
     return _finished(config, dataset, runtime, model.state, streamed, provenance)

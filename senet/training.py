@@ -49,14 +49,14 @@ def train_from_file(path: Path, folder: Path, home: Path, seed: int | None = Non
     dataset = dataset_of(config, provenance, home)
     check_fits(config, description(dataset), str(path))
     runtime = make_runtime("auto", config.precision)
-    with _stoppable(progress_folder(folder)):
+    with stoppable(progress_folder(folder)):
         model = train_to_folder(config, provenance, folder, dataset, runtime, print_epoch)
     print_result(folder, model)
     return model
 
 
 @contextmanager
-def _stoppable(progress: Path) -> Iterator[None]:
+def stoppable(progress: Path) -> Iterator[None]:
     """SIGTERM stops as Ctrl-C does; either way it is said where the next call begins, and there as well."""
     if _has_epochs(progress):
         print(f"epochs that a stopped call has kept in {progress} are told, not trained again")

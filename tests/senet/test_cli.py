@@ -110,6 +110,31 @@ def test_a_stopped_training_goes_on(
     assert whole.metrics == resumed.metrics
 
 
+@pytest.mark.slow
+def test_a_stopped_stream_goes_on(
+    config: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import senet.training
+
+    def stop(report: dict[str, object]) -> None:
+        if report["epoch"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert main(["train", str(config), "--name", "first"]) == 0
+    command = ["stream", str(home / "models" / "first"), "tiny", "--epochs", "3"]
+    assert main(command) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(senet.training, "print_epoch", stop)
+        assert main(command) == 1
+    assert "stopped; the same command goes on after the last epoch" in capsys.readouterr().err
+    assert sorted(path.name for path in (home / "models").glob("[!.]*")) == ["first", "first-2"]
+    assert main(command) == 0
+    assert "are told, not trained again" in capsys.readouterr().out.splitlines()[0]
+    assert [path.name for path in (home / "models").glob(".*")] == [], "no progress is left"
+    whole, resumed = (load_model(home / "models" / name) for name in ("first-2", "first-3"))
+    assert whole.metrics == resumed.metrics
+
+
 def test_another_seed_is_another_model(config: Path, home: Path) -> None:
     for seed in ("0", "1"):
         assert main(["train", str(config), "--name", f"seed{seed}", "--seed", seed]) == 0
