@@ -148,8 +148,8 @@ class RayCluster:
         return plain_environment(self.folder / name) | {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
-            # Ray's client server forks with gRPC's threads about it; gRPC's own care for that kills one child in twenty
-            # on a busy machine (ray-project/ray#63202). Ray's child goes on to another program, and needs none.
+            # Ray's client server forks with gRPC's threads about it; gRPC's own care for that kills one child in
+            # thirteen on a busy machine (ray-project/ray#63202). It goes on to another program, and needs none.
             "GRPC_ENABLE_FORK_SUPPORT": "0",
             "SWEEPS_HOME": str(self.folder / "shared"),
             "MLFLOW_TRACKING_PASSWORD": LEFT_BEHIND,
