@@ -3,11 +3,8 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TypeAlias
 
-from senet.command import Parser, run_command
-
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+from senet.command import Commands, Parser, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_data(data: argparse.ArgumentParser) -> None:
+def _add_data(data: Parser) -> None:
     commands = data.add_subparsers(required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="the prepared data sets")
@@ -99,7 +96,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     _add_breeds(commands)
 
 
-def _add_collect(commands: _Commands) -> None:
+def _add_collect(commands: Commands) -> None:
     collect = commands.add_parser("collect", help="download pictures of mixes, for you to look through")
     collect.add_argument("spec", type=Path, help="a YAML file: mixes and their sources, see docs/collecting.md")
     collect.add_argument("--output", type=Path, metavar="DIR", help="the collection; else collected/SPEC below mlruns")
@@ -108,7 +105,7 @@ def _add_collect(commands: _Commands) -> None:
     collect.set_defaults(action="collect")
 
 
-def _add_breeds(commands: _Commands) -> None:
+def _add_breeds(commands: Commands) -> None:
     breeds = commands.add_parser("breeds", help="draw dog breeds and mixes of them")
     breeds.add_argument("name", help="the data set's name")
     for option, text in (

@@ -3,13 +3,10 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TypeAlias
 
-from senet.command import Parser, run_command
+from senet.command import Commands, Parser, run_command
 from senet.errors import InputError
 from sweeps.environment import is_remote
-
-_Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 _DASHBOARD = "a cluster that is elsewhere: the address of its dashboard, such as http://127.0.0.1:8265"
 _JOIN = f"join the Ray cluster there, or {_DASHBOARD}; else start Ray"
@@ -94,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_thesis(commands: _Commands) -> None:
+def _add_thesis(commands: Commands) -> None:
     thesis = commands.add_parser(
         "thesis", help="run the thesis' own grid, and write its tables beside the published ones"
     )
@@ -110,7 +107,7 @@ def _add_thesis(commands: _Commands) -> None:
     thesis.add_argument("--dry-run", action="store_true", help="print what would run; start nothing")
 
 
-def _add_run(commands: _Commands) -> None:
+def _add_run(commands: Commands) -> None:
     run = commands.add_parser("run", help="start a sweep from a recipe")
     run.add_argument(
         "recipe", help="a bundled recipe's name (quickstart, photos, thesis, thesis-small), or a YAML file"
@@ -123,7 +120,7 @@ def _add_run(commands: _Commands) -> None:
     run.add_argument("--dry-run", action="store_true", help="print what would run and what it costs; start nothing")
 
 
-def _add_submit(commands: _Commands) -> None:
+def _add_submit(commands: Commands) -> None:
     submit = commands.add_parser("submit", help="start a sweep on a cluster that is elsewhere; it runs on without us")
     submit.add_argument("recipe", help="a bundled recipe's name, or a YAML file, which goes with it")
     submit.add_argument("--address", required=True, help=_DASHBOARD)
@@ -138,7 +135,7 @@ def _add_submit(commands: _Commands) -> None:
         command.set_defaults(module="sweeps.submit")
 
 
-def _add_doctor(commands: _Commands) -> None:
+def _add_doctor(commands: Commands) -> None:
     doctor = commands.add_parser("doctor", help="look for what would spoil a sweep, on every machine of a cluster")
     doctor.add_argument("recipe", nargs="?", help="what shall be run: its resources and its networks are tried too")
     doctor.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
@@ -147,7 +144,7 @@ def _add_doctor(commands: _Commands) -> None:
     doctor.set_defaults(module="sweeps.doctor.command")
 
 
-def _add_control(commands: _Commands) -> None:
+def _add_control(commands: Commands) -> None:
     for name, text in (
         ("pause", "begin no further trial; those that run are finished"),
         ("stop", "interrupt a running sweep: what runs goes on from its last epoch when it is resumed"),
@@ -163,7 +160,7 @@ def _add_control(commands: _Commands) -> None:
     logs.set_defaults(module="sweeps.control")
 
 
-def _add_bases(commands: _Commands) -> None:
+def _add_bases(commands: Commands) -> None:
     bases = commands.add_parser("bases", help="list, check or remove the bases that sweeps have trained")
     bases.add_argument("--json", action="store_true", help="print a JSON list")
     bases.add_argument("--verify", action="store_true", help="compare the checksums too; exit code 1 if one is damaged")
@@ -186,7 +183,7 @@ def _days(text: str) -> float:
     return days
 
 
-def _add_commands_of_the_winner(commands: _Commands) -> None:
+def _add_commands_of_the_winner(commands: Commands) -> None:
     """What is done with a finished sweep."""
     confirm = commands.add_parser(
         "confirm", help="run the best again on fresh seeds, and judge their best on the test split, once"

@@ -76,6 +76,7 @@ def split_pictures(
     # The base pictures' parts do not depend on what is streamed.
     alone = np.concatenate([base_groups, groups[~base]])
     split[base & ~tied] = _stratified(base & ~tied, names, shares, alone, keys, split)
+    # Streaming pictures go where the base pictures are that they duplicate.
     follows = np.flatnonzero(~base & np.isin(groups, groups[base]))
     split[follows] = _where_they_are(groups[follows], groups[base], split[base])
     free = ~base & ~tied

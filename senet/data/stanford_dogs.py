@@ -45,7 +45,7 @@ def import_stanford_dogs(
     """Prepare Stanford Dogs; it appears at `target` whole or not at all.
 
     Size and policy are those of the thesis unless others are given. Classes keep their published names; labels of
-    `stream` may leave out the number: `Chihuahua` (`senet.data.aliases`). All else is as in `import_folders`.
+    `stream` may leave out the number: `Chihuahua` (`senet.data.aliases`). All else is as in `senet.data.folder`.
 
     Args:
         path: images.tar, or a folder that holds `Images` or is it.

@@ -84,22 +84,28 @@ def test_train_stream_predict(config: Path, home: Path, tmp_path: Path, capsys: 
     assert capsys.readouterr().out.count(" 0.") == 1
 
 
+def stopped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], **when: object
+) -> None:
+    """Stop a command by SIGTERM at the first report that holds what `when` says."""
+
+    def stop(report: dict[str, object]) -> None:
+        if when.items() <= report.items():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("senet.training.print_epoch", stop)
+        assert main(command) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[-2:] == ["stopped; the same command goes on after the last epoch", "senet: interrupted"]
+
+
 @pytest.mark.slow
 def test_a_stopped_training_goes_on(
     config: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import senet.training
-
-    def stop(report: dict[str, object]) -> None:
-        if report["phase"] == "streaming":
-            os.kill(os.getpid(), signal.SIGTERM)
-
     assert main(["train", str(config), "--name", "whole"]) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(senet.training, "print_epoch", stop)
-        assert main(["train", str(config), "--name", "resumed"]) == 1
-    told = capsys.readouterr().err.splitlines()
-    assert told[-2:] == ["stopped; the same command goes on after the last epoch", "senet: interrupted"]
+    stopped(monkeypatch, capsys, ["train", str(config), "--name", "resumed"], phase="streaming")
     assert not (home / "models" / "resumed").exists()
     # What is left of a file that was being written when the process was killed.
     (home / "models" / ".resumed.progress" / ".base.pt-1").write_text("half")
@@ -114,19 +120,10 @@ def test_a_stopped_training_goes_on(
 def test_a_stopped_stream_goes_on(
     config: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import senet.training
-
-    def stop(report: dict[str, object]) -> None:
-        if report["epoch"] == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     assert main(["train", str(config), "--name", "first"]) == 0
     command = ["stream", str(home / "models" / "first"), "tiny", "--epochs", "3"]
     assert main(command) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(senet.training, "print_epoch", stop)
-        assert main(command) == 1
-    assert "stopped; the same command goes on after the last epoch" in capsys.readouterr().err
+    stopped(monkeypatch, capsys, command, epoch=2)
     assert sorted(path.name for path in (home / "models").glob("[!.]*")) == ["first", "first-2"]
     assert main(command) == 0
     assert "are told, not trained again" in capsys.readouterr().out.splitlines()[0]
