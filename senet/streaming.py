@@ -164,18 +164,13 @@ def importance(config: TrialConfig, state: State, dataset: Dataset, images: Imag
     gradient = grad(output_along)
     gradients_by_image = vmap(gradient, in_dims=(None, 0, 0))
 
-    one_by_one = False
-
     def squares(pixels: Tensor, directions: Tensor) -> State:
-        nonlocal one_by_one
         try:
-            found = None if one_by_one else gradients_by_image(weights, pixels, directions)
+            found = gradients_by_image(weights, pixels, directions)
         except RuntimeError as error:
             # A network of the user's own may look at its values, to choose its way by them: then one image at a time.
             if not config.model.is_custom or out_of_memory(error):
                 raise
-            one_by_one, found = True, None
-        if found is None:
             each = [gradient(weights, *one) for one in zip(pixels, directions, strict=True)]
             found = {name: torch.stack([one[name] for one in each]) for name in weights}
         return {name: value.square().sum(dim=0) for name, value in found.items()}
