@@ -211,9 +211,10 @@ def _write_thesis(sweep: Sweep) -> int:
 def confirm(arguments: Namespace) -> int:
     """Run the best configurations and the baseline again on fresh seeds, and judge the best on the test split, once."""
     from sweeps.confirm.drive import confirm_sweep
-    from sweeps.confirm.report import print_result, write_markdown
+    from sweeps.confirm.report import extended_since, print_result, write_markdown
     from sweeps.confirm.result import stored_result
     from sweeps.errors import FailedError
+    from sweeps.status import sweep_status
 
     # One seed says nothing of how much seeds differ.
     for option, value, least in (("--top", arguments.top, 1), ("--seeds", arguments.seeds, 2)):
@@ -222,7 +223,8 @@ def confirm(arguments: Namespace) -> int:
     sweep, console = find_sweep(home(), arguments.name), Console()
     result: dict[str, Any] | str | None = stored_result(sweep)
     if isinstance(result, dict):
-        _say(console, f"the test split was read at {result['read_test_split']}, and is not read again; it said:")
+        read, since = result["read_test_split"], extended_since(result, sweep_status(sweep))
+        _say(console, f"the test split was read at {read}, and is not read again{since}; it said:")
     else:
         try:
             result = confirm_sweep(sweep, arguments.top, arguments.seeds, arguments.address, console)

@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from senet.config import TrialConfig
 from senet.errors import InputError
-from sweeps.confirm.report import confirmation
-from sweeps.confirm.result import stored_result
+from sweeps.confirm.report import confirmation, extended_since
+from sweeps.confirm.result import complete_trials, stored_result
 from sweeps.picks import pick_trial
 from sweeps.status import Status
 from sweeps.sweep import Sweep
@@ -58,11 +58,12 @@ def export_pick(sweep: Sweep, status: Status, wanted: str | None) -> str:
         "confirmation": confirmed,
         "versions": sweep.about()["versions"],
     }
-    count = sum(trial["state"] == "complete" for trial in status["trials"])
+    since = extended_since(known, status) if known else ""
+    among = f"{_described(wanted)} of {complete_trials(status)} complete trials"
     return (
-        f"# Trial {picked['number']} of the sweep `{sweep.name}`: {_described(wanted)} of {count} complete trials.\n"
+        f"# Trial {picked['number']} of the sweep `{sweep.name}`: {among}.\n"
         f"# On the validation split: {metrics}.\n"
-        f"# {confirmed['said'][0].upper()}{confirmed['said'][1:]}.\n"
+        f"# {confirmed['said'][0].upper()}{confirmed['said'][1:]}{since}.\n"
         "# Train it in full: sweeps train FILE, or, without Ray and MLflow: senet train FILE\n\n"
         + _commented(trial_config(sweep, picked), "")
         + "\n# where this config comes from\n"

@@ -8,9 +8,10 @@ from rich.table import Table
 
 from senet.files import write_atomically
 from sweeps.analysis import Spread
-from sweeps.confirm.result import Result, row_of
+from sweeps.confirm.result import Result, complete_trials, row_of
 from sweeps.progress import percent
 from sweeps.report import describe_params, first_place, spread_percent
+from sweeps.status import Status
 from sweeps.sweep import Sweep
 
 _HEADINGS = ("", "trial", "n", "joint", "original", "streaming", "joint in the sweep", "ahead of the next")
@@ -92,6 +93,12 @@ def verdict(result: Result) -> str:
         f"{_ends(better)} ({better['n']} seeds × {pictures['original']} base and {pictures['streaming']} streaming "
         "pictures)"
     )
+
+
+def extended_since(result: Result, status: Status) -> str:
+    """How many trials of the sweep are complete since it was confirmed, to end a line with; empty where none is."""
+    later = complete_trials(status) - result["complete_trials"]
+    return f"; trials that are complete since then, and were no candidates: {later}" if later else ""
 
 
 def confirmation(result: Result | None, params: dict[str, Any], name: str) -> dict[str, Any]:

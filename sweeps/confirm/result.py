@@ -26,6 +26,7 @@ Measured = dict[int, dict[str, Hits]]
 """hits by split, by seed"""
 
 FILE = "confirm.json"
+_KEYS = {"pick", "validation", "test", "complete_trials"}
 
 
 def stored_result(sweep: Sweep) -> Result | None:
@@ -37,7 +38,7 @@ def stored_result(sweep: Sweep) -> Result | None:
         return None
     except (OSError, ValueError):
         found = None
-    if not isinstance(found, dict) or not {"pick", "validation", "test"} <= found.keys():
+    if not isinstance(found, dict) or not found.keys() >= _KEYS:
         raise InputError(f"{path}: is no result; delete it and confirm again: sweeps confirm {sweep.name}")
     return found
 
@@ -61,6 +62,7 @@ def conclude(sweep: Sweep, status: Status, top: int, measure_all: Callable[[list
         raise FailedError(f"the baseline failed with all fresh seeds; look at it: sweeps status {study}")
     result = _result(sweep, ranking, _measured(sweep, ranking, measure_all), top) | {
         "split": status["objective"]["split"],
+        "complete_trials": complete_trials(status),
         "weights_of_first_place": _weights(sweep, ranking[0]),
         "failed": [candidate.configuration.first["number"] for candidate in everyone if not candidate.replicates],
     }
@@ -111,6 +113,11 @@ def _gpu_share(study: Sweep, number: int) -> float:
     attempts = study.attempts(number)
     given = attempts[-1].get("next_resources", {}) if attempts else {}
     return float(max(given.get("gpu", 0), study.recipe().resources.most()["gpu"]))
+
+
+def complete_trials(status: Status) -> int:
+    """How many of a sweep's trials are complete."""
+    return sum(trial["state"] == "complete" for trial in status["trials"])
 
 
 def row_of(result: Result, params: dict[str, Any]) -> Result | None:

@@ -17,6 +17,7 @@ from sweeps.confirm.report import print_result, write_markdown
 from sweeps.confirm.result import Result, conclude, stored_result
 from sweeps.confirm.study import candidates, check_study, study_of, study_recipe
 from sweeps.errors import FailedError
+from sweeps.ledger import open_ledger
 from sweeps.status import sweep_status
 from sweeps.sweep import Sweep
 from tests.conftest import refusal
@@ -214,6 +215,22 @@ def test_what_came_first_on_fresh_seeds_is_exported(studied: Sweep, capsys: pyte
         head, about = exported(capsys, *options)
         assert head.startswith("# Trial 1 of the sweep `s`: first on fresh seeds, one of 5 complete trials.")
         assert about["confirmed"] is True
+
+
+def test_a_sweep_that_went_on_after_it_was_confirmed(studied: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    concluded(studied)
+    said = "; trials that are complete since then, and were no candidates: "
+    assert said not in exported(capsys)[0]
+    assert main(["confirm", "s"]) == 0
+    assert "is not read again; it said:" in capsys.readouterr().out
+    ledger = open_ledger(studied)
+    for width in (5, 6):
+        entry = ledger.open({"model.width": width}, studied.recipe().parsed_space("s"), seed=0)
+        ledger.finish(entry.number, result(0.9, 0.9))
+    studied.extend(2)
+    assert f"streaming pictures){said}2.\n" in exported(capsys)[0]
+    assert main(["confirm", "s"]) == 0
+    assert f"is not read again{said}2; it said:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
