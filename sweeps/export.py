@@ -8,9 +8,9 @@ from pydantic import BaseModel
 from senet.config import TrialConfig
 from senet.errors import InputError
 from sweeps.confirm.report import confirmation, extended_since
-from sweeps.confirm.result import complete_trials, stored_result
+from sweeps.confirm.result import stored_result
 from sweeps.picks import pick_trial
-from sweeps.status import Status
+from sweeps.status import Status, complete_trials
 from sweeps.sweep import Sweep
 
 

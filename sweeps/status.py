@@ -99,3 +99,8 @@ def _difficulty(sweep: Sweep, recipe: Recipe) -> dict[str, Any]:
         "split": dataset.split_note,
         "images": {"original": counts["base"]["validation"], "streaming": counts["streaming"]["validation"]},
     }
+
+
+def complete_trials(status: Status) -> int:
+    """How many of a sweep's trials are complete."""
+    return sum(trial["state"] == "complete" for trial in status["trials"])

@@ -8,10 +8,10 @@ from rich.table import Table
 
 from senet.files import write_atomically
 from sweeps.analysis import Spread
-from sweeps.confirm.result import Result, complete_trials, row_of
+from sweeps.confirm.result import Result, row_of
 from sweeps.progress import percent
 from sweeps.report import describe_params, first_place, spread_percent
-from sweeps.status import Status
+from sweeps.status import Status, complete_trials
 from sweeps.sweep import Sweep
 
 _HEADINGS = ("", "trial", "n", "joint", "original", "streaming", "joint in the sweep", "ahead of the next")

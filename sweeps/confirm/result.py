@@ -18,7 +18,7 @@ from sweeps.confirm.hits import Hits, read_hits
 from sweeps.confirm.study import Candidate, outcome, study_of
 from sweeps.errors import FailedError
 from sweeps.shared import Shared
-from sweeps.status import Status, sweep_status
+from sweeps.status import Status, complete_trials, sweep_status
 from sweeps.sweep import Sweep, versions
 
 Result = dict[str, Any]
@@ -113,11 +113,6 @@ def _gpu_share(study: Sweep, number: int) -> float:
     attempts = study.attempts(number)
     given = attempts[-1].get("next_resources", {}) if attempts else {}
     return float(max(given.get("gpu", 0), study.recipe().resources.most()["gpu"]))
-
-
-def complete_trials(status: Status) -> int:
-    """How many of a sweep's trials are complete."""
-    return sum(trial["state"] == "complete" for trial in status["trials"])
 
 
 def row_of(result: Result, params: dict[str, Any]) -> Result | None:

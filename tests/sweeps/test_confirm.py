@@ -357,9 +357,10 @@ def test_a_study_that_is_another(studied: Sweep, capsys: pytest.CaptureFixture[s
         "sweep `s-confirm` exists, and was begun with other configurations, --top or --seeds; give those, or delete it"
     )
     assert said in refusal(main, capsys, "confirm", "s").err
-    (studied.folder / "confirm.json").write_text("[]")
-    assert "confirm.json: is no result; delete it" in refusal(main, capsys, "confirm", "s").err
-    assert "confirm.json: is no result; delete it" in refusal(main, capsys, "export", "s").err
+    for damaged in ("[]", '{"pick": 1, "validation": [], "test": {}}'):
+        (studied.folder / "confirm.json").write_text(damaged)
+        assert "confirm.json: is no result; delete it" in refusal(main, capsys, "confirm", "s").err
+        assert "confirm.json: is no result; delete it" in refusal(main, capsys, "export", "s").err
 
 
 def test_the_baseline_of_pareto_mode_is_the_best_though_the_knee_was_enqueued_too(home: Path) -> None:
